@@ -1,0 +1,261 @@
+"""``checkpointd``: one command, one sub-command for each thing a person or a service does.
+
+Exit codes: 0 done; 1 it ran and found something wrong; 2 wrong input, with one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+DEFAULT_CONFIG = Path("/etc/checkpointd")
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command and return its exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    run: Run = arguments.run
+    try:
+        return run(arguments)
+    except BrokenPipeError:
+        # The reader has what it wanted (… | head); closing quietly is what it expects.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def wrong(text: str) -> int:
+    """Say in one sentence what is wrong with the input, and return exit code 2."""
+    print(f"checkpointd: {text}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="checkpointd", description="The agent of a border checkpoint lane."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_check(commands)
+    _add_status(commands)
+    _add_replay(commands)
+    _add_capture(commands)
+    _add_demo(commands)
+    _add_simulate(commands)
+    return parser
+
+
+def _version() -> str:
+    from agent.version import SOFTWARE  # noqa: PLC0415 - keep `--help` quick
+
+    return SOFTWARE
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="DIR",
+        help="directory of gateway.toml and lanes/ (default: %(default)s)",
+    )
+
+
+# Each command imports what it needs when it runs: `checkpointd --help` stays quick, and the daemon
+# never carries a tool's libraries.
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("run", help="run the agent (what the service does)")
+    _config_option(parser)
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="how much to log (default: %(default)s)",
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.daemon import run_agent  # noqa: PLC0415 - see above
+
+        return run_agent(arguments.config, log_level=arguments.log_level)
+
+    parser.set_defaults(run=run)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("check", help="check a configuration, and say what it changes")
+    _config_option(parser)
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        default=Path("/var/lib/checkpointd/last-good"),
+        help="print what differs from this configuration (default: what runs, %(default)s)",
+    )
+    parser.add_argument(
+        "--drivers", action="store_true", help="list every driver with its options and units"
+    )
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools import check  # noqa: PLC0415 - see above
+
+        if arguments.drivers:
+            print(check.drivers_json() if arguments.json else check.drivers_text())
+            return 0
+        text, code = check.check_command(
+            arguments.config, against=arguments.against, as_json=arguments.json
+        )
+        print(text, file=sys.stdout if code == 0 or arguments.json else sys.stderr)
+        return code
+
+    parser.set_defaults(run=run)
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("status", help="what the store of this gateway holds")
+    _config_option(parser)
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.status import status_command  # noqa: PLC0415 - see above
+
+        return status_command(arguments.config, as_json=arguments.json)
+
+    parser.set_defaults(run=run)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="decide a recording again with a lane's own configuration",
+        description="Print the records that the lane makes of a recording: a portal's daily file "
+        "or a capture. The same input gives the same bytes.",
+    )
+    parser.add_argument("recording", type=Path, help="daily file or capture")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", help="which portal recorded a daily file")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="TABLE.OPTION=VALUE",
+        help="what if: outranks the lane's file and the settings in the recording; repeatable",
+    )
+    parser.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="day of a file that gives the time only"
+    )
+    parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line, as on MQTT, and a summary"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.replay_command import replay_command  # noqa: PLC0415 - see above
+
+        return replay_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text}: expected a day as YYYY-MM-DD") from exc
+
+
+def _add_capture(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("capture", help="write down what a lane's devices send")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument(
+        "--device", action="append", default=[], help="only this device; repeatable"
+    )
+    parser.add_argument("--for", dest="for_s", type=_seconds, metavar="S", help="stop after S s")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="new file")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.capture_command import capture_command  # noqa: PLC0415 - see above
+
+        return capture_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e7:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of seconds above 0")
+    return value
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="a simulated lane, a broker, the agent and a command centre, all here",
+        description="Plays a scene and shows what a subscriber receives. Ends with a comparison of "
+        "what the centre received with the truth; exit code 1 where they differ.",
+    )
+    parser.add_argument(
+        "--for", dest="for_s", type=_seconds, metavar="S", help="end after S seconds (wall clock)"
+    )
+    parser.add_argument("--scene", default="demo", help="a named scene or a file (default: demo)")
+    parser.add_argument(
+        "--time-scale",
+        type=_scale,
+        metavar="N",
+        help="play N times as fast (default: 4, or what lets the scene fit into --for)",
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.demo import demo_command  # noqa: PLC0415 - see above
+
+        return demo_command(arguments.scene, for_s=arguments.for_s, time_scale=arguments.time_scale)
+
+    parser.set_defaults(run=run)
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 20:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0.1 to 20")
+    return value
+
+
+def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "simulate", help="play a scene on ports of this machine, for an agent to read"
+    )
+    parser.add_argument("scene", nargs="?", default="demo", help="a named scene or a file")
+    parser.add_argument("--list", action="store_true", help="list the named scenes")
+    parser.add_argument("--for", dest="for_s", type=_seconds, metavar="S", help="end after S s")
+    parser.add_argument(
+        "--time-scale", type=_scale, default=1.0, metavar="N", help="play N times as fast"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.simulate import simulate_command  # noqa: PLC0415 - see above
+
+        return simulate_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""What is to be sent next: the order of things on their way to the broker, without a broker.
+
+Order: what greets a new connection; live alarms; retained snapshots, the newest of each topic only;
+then alarm before audit before pass, oldest first within a stream; last, what the broker had
+acknowledged before this connection began and the centre has not receipted. Records from disk are
+paced, live ones are not. A record is taken from here once in a connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.delivery.journal import Stored
+from agent.delivery.snapshots import Stream
+from agent.delivery.wire import STREAMS
+
+FRESH_LIMIT: Final = 500
+"""So many records are held in memory for a stream; further ones are read from disk."""
+FETCH_ROWS: Final = 100
+_BURST_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One message to publish; ``stored`` None: a retained snapshot."""
+
+    topic: str
+    payload: bytes
+    stored: Stored | None = None
+    is_repeat: bool = False
+    """The broker has acknowledged it before this connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Rows to read from the journal, and then to be given to ``fetched``."""
+
+    stream: Stream
+    after_seq: int
+    is_repeat: bool
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One stream; every record up to ``cursor`` that was unsent has been taken or lies here."""
+
+    cursor: int = 0
+    is_drained: bool = False
+    """Nothing unsent stands on disk above ``cursor``."""
+    rows: deque[Stored] = field(default_factory=deque)
+    fresh: deque[Stored] = field(default_factory=deque)
+    ahead: set[int] = field(default_factory=set)
+    """Numbers above ``cursor`` that were taken out of turn."""
+    has_missed: bool = False
+    """A record was left to the disk, perhaps after the reading under way had passed its place."""
+
+
+@dataclass(slots=True)
+class _Repeat:
+    """What stands acknowledged and unreceipted, up to ``upto``."""
+
+    upto: int
+    cursor: int = 0
+    rows: deque[Stored] = field(default_factory=deque)
+    is_done: bool = False
+
+
+class Outbox:
+    """Holds what is next; knows neither broker nor disk, ``now_s`` is any monotonic time [s]."""
+
+    def __init__(self, backlog_per_s: int) -> None:
+        self._step_s = 1.0 / backlog_per_s
+        self._allowed_s = 0.0
+        self._retained: dict[str, bytes] = {}
+        self._pending: dict[str, None] = {}
+        self._greeting: deque[Item] = deque()
+        self._live: deque[Stored] = deque()
+        self._queues: dict[Stream, _Queue] = {stream: _Queue() for stream in STREAMS}
+        self._repeats: dict[Stream, _Repeat] = {}
+
+    def begin(self, greeting: list[Item], sent: dict[Stream, int]) -> None:
+        """Start a connection: greet, then all retained, then everything unsent, then repeats.
+
+        ``sent`` is per stream the end of what the broker had acknowledged before.
+        """
+        self._greeting = deque(greeting)
+        self._pending = dict.fromkeys(self._retained)
+        self._live.clear()
+        self._queues = {stream: _Queue() for stream in STREAMS}
+        self._repeats = {}
+        self.repeat(sent)
+
+    def repeat(self, sent: dict[Stream, int]) -> None:
+        """Send again, at the lowest rank, what is acknowledged up to ``sent`` and not receipted."""
+        for stream, upto in sent.items():
+            known = self._repeats.get(stream)
+            if known is None or known.is_done:
+                self._repeats[stream] = _Repeat(upto=upto, is_done=upto == 0)
+
+    def set_retained(self, topic: str, payload: bytes) -> None:
+        """Send the snapshot, in place of an older one that still waits."""
+        self._retained[topic] = payload
+        self._pending[topic] = None
+
+    def forget_retained(self, topic: str) -> None:
+        """Send this snapshot no more: it cannot go."""
+        self._retained.pop(topic, None)
+        self._pending.pop(topic, None)
+
+    def stored(self, stored: Stored) -> None:
+        """Take a record that was just committed; the same one twice is taken once."""
+        queue = self._queues[stored.stream]
+        if stored.seq <= queue.cursor or stored.seq in queue.ahead:
+            return
+        waiting = self._live if stored.stream == "alarm" else queue.fresh
+        if len(waiting) >= FRESH_LIMIT:
+            queue.is_drained, queue.has_missed = False, True
+        elif queue.is_drained:
+            queue.cursor = stored.seq
+            waiting.append(stored)
+        elif stored.stream == "alarm":
+            queue.ahead.add(stored.seq)
+            waiting.append(stored)
+        else:
+            queue.has_missed = True
+
+    def next(self, now_s: float) -> Item | None:
+        """Return what to publish now, or None: nothing, or not yet."""
+        if self._greeting:
+            return self._greeting.popleft()
+        if self._live:
+            return _item(self._live.popleft())
+        if self._pending:
+            topic = next(iter(self._pending))
+            del self._pending[topic]
+            return Item(topic=topic, payload=self._retained[topic])
+        return self._next_in_turn(now_s) or self._next_repeat(now_s)
+
+    def wait_s(self, now_s: float) -> float | None:
+        """Return after how long ``next`` may have more [s]; None: only once something comes."""
+        has_rows = any(queue.rows for queue in self._queues.values())
+        if has_rows or any(repeat.rows for repeat in self._repeats.values()):
+            return max(0.0, self._allowed_s - now_s)
+        return None
+
+    def wants(self) -> Fetch | None:
+        """Return what to read from the journal next, or None."""
+        for stream, queue in self._queues.items():
+            if queue.rows:
+                return None
+            if not queue.is_drained:
+                return Fetch(stream=stream, after_seq=queue.cursor, is_repeat=False)
+        for stream, repeat in self._repeats.items():
+            if repeat.rows:
+                return None
+            if not repeat.is_done:
+                return Fetch(stream=stream, after_seq=repeat.cursor, is_repeat=True)
+        return None
+
+    def fetched(self, fetch: Fetch, rows: list[Stored]) -> None:
+        """Take what the journal held for a ``Fetch``."""
+        if fetch.is_repeat:
+            repeat = self._repeats[fetch.stream]
+            repeat.rows.extend(row for row in rows if row.seq <= repeat.upto)
+            repeat.is_done = len(rows) < FETCH_ROWS or rows[-1].seq >= repeat.upto
+            repeat.cursor = rows[-1].seq if rows else repeat.cursor
+            return
+        queue = self._queues[fetch.stream]
+        queue.rows.extend(row for row in rows if row.seq not in queue.ahead)
+        if rows:
+            queue.cursor = rows[-1].seq
+        queue.is_drained = len(rows) < FETCH_ROWS and not queue.has_missed
+        queue.has_missed = False
+        if queue.is_drained and queue.ahead:
+            queue.cursor = max(queue.cursor, *queue.ahead)
+        queue.ahead = {seq for seq in queue.ahead if seq > queue.cursor}
+
+    @property
+    def is_live_empty(self) -> bool:
+        """Return whether nothing fresh waits; the backlog on disk may be long."""
+        fresh = any(queue.fresh for queue in self._queues.values())
+        return not (self._greeting or self._live or self._pending or fresh)
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Return whether every committed record has been taken at least once."""
+        queues = self._queues.values()
+        return self.is_live_empty and all(each.is_drained and not each.rows for each in queues)
+
+    def _next_in_turn(self, now_s: float) -> Item | None:
+        is_blocked = False
+        for queue in self._queues.values():
+            if queue.fresh:
+                return _item(queue.fresh.popleft())
+            if queue.rows and not is_blocked and self._may_send(now_s):
+                return _item(queue.rows.popleft())
+            is_blocked = is_blocked or bool(queue.rows) or not queue.is_drained
+        return None
+
+    def _next_repeat(self, now_s: float) -> Item | None:
+        if not all(each.is_drained and not each.rows for each in self._queues.values()):
+            return None
+        for repeat in self._repeats.values():
+            if repeat.rows and self._may_send(now_s):
+                return _item(repeat.rows.popleft(), is_repeat=True)
+            if repeat.rows or not repeat.is_done:
+                return None
+        return None
+
+    def _may_send(self, now_s: float) -> bool:
+        if now_s < self._allowed_s:
+            return False
+        self._allowed_s = max(self._allowed_s, now_s - _BURST_S) + self._step_s
+        return True
+
+
+def _item(stored: Stored, *, is_repeat: bool = False) -> Item:
+    return Item(topic=stored.topic, payload=stored.payload, stored=stored, is_repeat=is_repeat)

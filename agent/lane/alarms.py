@@ -1,0 +1,143 @@
+"""Raising, updating and clearing: one alarm per passage, kind and source, latched.
+
+Each phase is a record of its own, with a higher ``rev`` of the same ``alarm_id``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from agent.lane.state import Transit, Turn
+from agent.records import Alarm, AlarmKind, BackgroundUsed, Evidence, Severity, Source
+
+UPDATE_RATIO = 1.5
+"""A latched alarm is said again when its statistic has grown so much."""
+UPDATE_MIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a test found, before it is known whether it is news."""
+
+    kind: AlarmKind
+    source: Source
+    code: str
+    severity: Severity
+    device: str
+    text: str
+    evidence: tuple[Evidence, ...] = ()
+    detectors: tuple[str, ...] = ()
+    background: BackgroundUsed | None = None
+
+
+def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) -> Alarm:
+    """Say a new alarm and return it."""
+    alarm = Alarm(
+        stamp=turn.stamp,
+        lane=turn.rules.lane_id,
+        alarm_id=alarm_id,
+        code=finding.code,
+        phase="raised",
+        rev=1,
+        passage_id=passage_id,
+        kind=finding.kind,
+        source=finding.source,
+        severity=finding.severity,
+        device=finding.device,
+        text=finding.text,
+        evidence=finding.evidence,
+        background=finding.background,
+        detectors=finding.detectors,
+        provisional=passage_id is not None,
+    )
+    turn.records.append(alarm)
+    return alarm
+
+
+def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
+    """Raise the finding for this passage, or update what is latched already where it grew."""
+    for index, alarm in enumerate(transit.alarms):
+        if (alarm.kind, alarm.source) == (finding.kind, finding.source):
+            if not _is_news(turn, alarm, finding):
+                return transit
+            updated = _next_phase(turn, alarm, finding)
+            return replace(
+                transit,
+                alarms=(*transit.alarms[:index], updated, *transit.alarms[index + 1 :]),
+            )
+    alarm_id = f"{transit.passage_id}-{finding.kind}-{finding.source}"
+    return replace(
+        transit, alarms=(*transit.alarms, raised(turn, finding, alarm_id, transit.passage_id))
+    )
+
+
+def _is_news(turn: Turn, alarm: Alarm, finding: Finding) -> bool:
+    if alarm.code != finding.code and finding.severity == "critical":
+        return True
+    if turn.stamp.since_s(alarm.stamp) < UPDATE_MIN_S:
+        return False
+    before, after = _statistic(alarm.evidence), _statistic(finding.evidence)
+    return before is not None and after is not None and after >= UPDATE_RATIO * before
+
+
+def _statistic(evidence: tuple[Evidence, ...]) -> float | None:
+    return evidence[0].statistic if evidence else None
+
+
+def _next_phase(turn: Turn, alarm: Alarm, finding: Finding) -> Alarm:
+    updated = replace(
+        alarm,
+        stamp=turn.stamp,
+        phase="updated",
+        rev=alarm.rev + 1,
+        code=finding.code,
+        severity=finding.severity,
+        text=finding.text,
+        evidence=finding.evidence,
+        detectors=finding.detectors,
+        background=finding.background,
+    )
+    turn.records.append(updated)
+    return updated
+
+
+def cleared(turn: Turn, alarm: Alarm) -> Alarm:
+    """Say that the alarm is over and return its last phase; the evidence stays what it was."""
+    last = replace(alarm, stamp=turn.stamp, phase="cleared", rev=alarm.rev + 1, provisional=False)
+    turn.records.append(last)
+    return last
+
+
+def stand(turn: Turn, finding: Finding) -> None:
+    """Raise a condition that stands until cleared; nothing where it stands already."""
+    key = (finding.device, finding.code)
+    if key in turn.state.standing:
+        return
+    alarm = raised(turn, finding, turn.new_id("f"), None)
+    turn.state.standing = {**turn.state.standing, key: alarm}
+
+
+def clear_standing(turn: Turn, device: str, code: str) -> None:
+    """Clear a standing condition; nothing where it does not stand."""
+    alarm = turn.state.standing.get((device, code))
+    if alarm is None:
+        return
+    cleared(turn, alarm)
+    turn.state.standing = {
+        key: other for key, other in turn.state.standing.items() if key != (device, code)
+    }
+
+
+def set_standing(turn: Turn, finding: Finding, *, active: bool) -> None:
+    """Raise or clear a standing condition."""
+    if active:
+        stand(turn, finding)
+    else:
+        clear_standing(turn, finding.device, finding.code)
+
+
+def fault(device: str, code: str, text: str, severity: Severity = "elevated") -> Finding:
+    """Return a finding of ours that a device is not as it should be."""
+    return Finding(
+        kind="fault", source="agent", code=code, severity=severity, device=device, text=text
+    )

@@ -1,0 +1,325 @@
+"""Joins what belongs to one vehicle into one passage, and closes it.
+
+A weight and a walk come before, during or after the portal's occupancy (``relation``), at most
+``max_gap_s`` from it::
+
+    before   start - gap … start          during   start - gap … end + gap
+    after    end … end + gap
+
+A part that fits two vehicles stays null in both, and both say *ambiguous*. A part that comes
+after its passage was said gives the same passage with a higher ``rev``. What fits no vehicle gets
+a passage of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+from typing import Literal
+
+from agent.lane.alarms import cleared
+from agent.lane.occupancy import put
+from agent.lane.options import LaneRules, MetalOptions, ScaleOptions
+from agent.lane.state import Part, Transit, Turn
+from agent.records import (
+    Agreement,
+    MetalPart,
+    MetalResult,
+    Passage,
+    Priority,
+    RpmPart,
+    ScalePart,
+    Stamp,
+)
+
+KEPT_PUBLISHED_S = 5.0
+"""A published transit is remembered so long after the last part that could still join it."""
+
+LONGEST_VEHICLE_M = 40.0
+"""A beam timing that would make the vehicle longer than this is a false one."""
+HOLD_IN_S = 2.0
+"""The portal stays occupied so long after the beam clears."""
+
+_METAL_ORDER: tuple[MetalResult, ...] = ("alarm", "unknown", "random", "clear")
+
+
+def fits(at: Stamp, transit: Transit, options: ScaleOptions | MetalOptions) -> bool:
+    """Return whether a part of that moment can be this vehicle's."""
+    gap_s = options.max_gap_s
+    from_start_s = at.since_s(transit.started)
+    from_end_s = None if transit.ended is None else at.since_s(transit.ended)
+    match options.relation:
+        case "before":
+            return -gap_s <= from_start_s <= 0
+        case "during":
+            return from_start_s >= -gap_s and (from_end_s is None or from_end_s <= gap_s)
+        case "after":
+            return from_end_s is not None and 0 <= from_end_s <= gap_s
+
+
+def claimants(turn: Turn, device: str, at: Stamp) -> frozenset[str]:
+    """Return the passages that a part of that device and moment fits now."""
+    options = turn.rules.sides[device]
+    return frozenset(t.passage_id for t in turn.state.transits if fits(at, t, options))
+
+
+def likely_passage(turn: Turn, device: str) -> str | None:
+    """Return the one passage that a part of this moment fits, or None where it is not one."""
+    fitting = claimants(turn, device, turn.stamp)
+    return next(iter(fitting)) if len(fitting) == 1 else None
+
+
+def last_moment(part: Part, options: ScaleOptions | MetalOptions) -> Stamp:
+    """Return until when a vehicle can still appear that the part fits."""
+    return part.at if options.relation == "after" else part.at.forward(options.max_gap_s)
+
+
+def waiting_until(turn: Turn, transit: Transit) -> Stamp:
+    """Return until when this sealed transit waits for parts that have not come."""
+    assert transit.ended is not None
+    until = transit.ended
+    for device, options in turn.rules.sides.items():
+        if options.relation == "before" or not turn.state.links.get(device, False):
+            continue
+        has_part = any(
+            p.device == device and transit.passage_id in p.claimed_by for p in turn.state.parts
+        )
+        if not has_part:
+            deadline = transit.ended.forward(options.max_gap_s)
+            until = deadline if deadline.mono_us > until.mono_us else until
+    return until
+
+
+def seal(turn: Turn, transit: Transit) -> None:
+    """No further occupancy can join: the vehicle has left, its alarms are cleared."""
+    alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
+    put(turn, replace(transit, alarms=alarms, is_sealed=True))
+
+
+def publish(turn: Turn, transit: Transit) -> None:
+    """Say the passage, or say it again with a higher ``rev`` where a part has changed it."""
+    composed = _compose(turn, transit)
+    before = transit.published
+    if before is not None and replace(composed, stamp=before.stamp, rev=before.rev) == before:
+        return
+    if before is not None:
+        composed = replace(composed, rev=before.rev + 1)
+    turn.records.append(composed)
+    put(turn, replace(transit, published=composed))
+
+
+def revise(turn: Turn, parts_before: tuple[Part, ...]) -> None:
+    """Say again every published passage that a part has changed since."""
+    claim(turn)
+    if turn.state.parts is parts_before:
+        return
+    for transit in turn.state.transits:
+        if transit.published is not None:
+            publish(turn, transit)
+    for part in turn.state.parts:
+        if part.orphan is not None:
+            publish_orphan(turn, part)
+
+
+def claim(turn: Turn) -> None:
+    """Remember which vehicles each part has ever fitted."""
+    if not turn.state.parts:
+        return
+    parts = tuple(_claimed(turn, part) for part in turn.state.parts)
+    if any(new is not old for new, old in zip(parts, turn.state.parts, strict=True)):
+        turn.state.parts = parts
+
+
+def _claimed(turn: Turn, part: Part) -> Part:
+    if part.orphan is not None:
+        return part
+    fitting = claimants(turn, part.device, part.at) - part.claimed_by
+    return replace(part, claimed_by=part.claimed_by | fitting) if fitting else part
+
+
+def publish_orphan(turn: Turn, part: Part) -> None:
+    """Give a part that fits no vehicle a passage of its own, or say that passage again."""
+    passage_id = part.orphan.passage_id if part.orphan else turn.new_id("p")
+    scale = part.content if isinstance(part.content, ScalePart) else None
+    metal = part.content if isinstance(part.content, MetalPart) else None
+    priority, reasons = _priority(None, scale, metal, ())
+    passage = Passage(
+        stamp=turn.stamp,
+        lane=turn.rules.lane_id,
+        passage_id=passage_id,
+        rev=1,
+        started=part.at,
+        ended=part.at,
+        end_reason="left",
+        direction=_direction(metal),
+        speed_m_per_s=None,
+        transit_id=passage_id,
+        priority=priority,
+        reasons=reasons,
+        alarm_ids=part.alarm_ids,
+        ambiguous=(),
+        rpm=None,
+        scale=scale,
+        metal=metal,
+    )
+    before = part.orphan
+    if before is not None:
+        if replace(passage, stamp=before.stamp, rev=before.rev) == before:
+            return
+        passage = replace(passage, rev=before.rev + 1)
+    turn.records.append(passage)
+    turn.state.parts = tuple(
+        replace(p, orphan=passage) if p.serial == part.serial else p for p in turn.state.parts
+    )
+
+
+def _compose(turn: Turn, transit: Transit) -> Passage:
+    """Return the passage as it stands now, with ``rev`` 1."""
+    assert transit.ended is not None
+    own, ambiguous = _parts_of(turn, transit)
+    scales = [p.content for p in own if isinstance(p.content, ScalePart)]
+    metals = [p.content for p in own if isinstance(p.content, MetalPart)]
+    # Weighed again: the later weighing counts.
+    scale = scales[-1] if scales else None
+    metal = _joined(metals) if metals else None
+    rpm = _rpm_part(transit, turn.rules)
+    priority, reasons = _priority(transit, scale, metal, ambiguous)
+    alarm_ids = [a.alarm_id for a in transit.alarms]
+    alarm_ids += [alarm_id for part in own for alarm_id in part.alarm_ids]
+    return Passage(
+        stamp=turn.stamp,
+        lane=turn.rules.lane_id,
+        passage_id=transit.passage_id,
+        rev=1,
+        started=transit.started,
+        ended=transit.ended,
+        end_reason=transit.end_reason,
+        direction=None,
+        speed_m_per_s=_speed(transit),
+        transit_id=transit.passage_id,
+        priority=priority,
+        reasons=reasons,
+        alarm_ids=tuple(alarm_ids),
+        ambiguous=ambiguous,
+        rpm=rpm,
+        scale=scale,
+        metal=metal,
+    )
+
+
+def _parts_of(turn: Turn, transit: Transit) -> tuple[list[Part], tuple[str, ...]]:
+    """Return the parts that only this vehicle fits, and the devices with one that fits others."""
+    own, ambiguous = [], set()
+    for part in turn.state.parts:
+        if transit.passage_id not in part.claimed_by:
+            continue
+        if len(part.claimed_by) == 1:
+            own.append(part)
+        else:
+            ambiguous.add(part.device)
+    # A device of which one part is in doubt gives none: the others might be the other vehicle's.
+    return [p for p in own if p.device not in ambiguous], tuple(sorted(ambiguous))
+
+
+def _joined(walks: list[MetalPart]) -> MetalPart:
+    """Return several persons' walks as one part: the most serious result, the sums."""
+    return MetalPart(
+        device=walks[0].device,
+        result=min((w.result for w in walks), key=_METAL_ORDER.index),
+        persons=sum(w.persons for w in walks),
+        alarms=sum(w.alarms for w in walks),
+        directions=tuple(dict.fromkeys(d for w in walks for d in w.directions)),
+    )
+
+
+def _speed(transit: Transit) -> float | None:
+    """Return the median of the believable beam timings [m/s], None where there is none."""
+    assert transit.ended is not None
+    inside_s = max(transit.ended.since_s(transit.started) - HOLD_IN_S, 0.0)
+    speeds = [v for v in transit.speeds if v * inside_s <= LONGEST_VEHICLE_M]
+    return round(median(speeds), 3) if speeds else None
+
+
+def _direction(metal: MetalPart | None) -> Literal["in", "out"] | None:
+    """Return a person's direction, None where none or both were told."""
+    if metal is None or len(metal.directions) != 1:
+        return None
+    return "in" if metal.directions[0] == "in" else "out"
+
+
+def _rpm_part(transit: Transit, rules: LaneRules) -> RpmPart:
+    tally, background = transit.tally, transit.background
+    agreement = None
+    if tally.intervals:
+        agreement = Agreement(intervals=tally.intervals, agree=tally.agree, rounding=tally.rounding)
+    return RpmPart(
+        device=transit.device,
+        occupancy_number=transit.numbers[-1] if transit.numbers else None,
+        occupancy_numbers=transit.numbers,
+        background_cps=background.gamma_cps,
+        background_quality=background.quality,
+        reference_background_cps=background.reference_gamma_cps,
+        gamma_max_cps=tally.gamma_cps,
+        gamma_max_cps_by_detector=tally.gamma_cps_by_detector,
+        gamma_max_sigma=_rounded(tally.sigma),
+        gamma_max_sigma_reference=_rounded(tally.sigma_reference),
+        neutron_max_cps=tally.neutron_cps,
+        neutron_background_cps=background.neutron_cps,
+        neutron_p=tally.neutron_p,
+        device_gamma_alarm=tally.device_gamma,
+        device_neutron_alarm=tally.device_neutron,
+        device_agreement=agreement,
+        settings=_settings(transit, rules),
+        undocumented=dict(transit.undocumented) or None,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _settings(
+    transit: Transit, rules: LaneRules
+) -> dict[str, str | float | int | list[str] | None]:
+    """Return the settings that the decision was recomputed with, and whose they were."""
+    options, told = rules.portals[transit.device], transit.settings
+    values: dict[str, str | float | int | list[str] | None] = {}
+    sources = set()
+    for name in ("nsigma", "intervals", "algorithms"):
+        said = None if told is None or name in rules.pinned else getattr(told, name)
+        value = getattr(options, name) if said is None else said
+        values[name] = list(value) if isinstance(value, tuple) else value
+        sources.add("lane file" if said is None else "portal")
+    values["from"] = " and ".join(sorted(sources))
+    values["firmware"] = told.firmware if told else None
+    return values
+
+
+def _priority(
+    transit: Transit | None,
+    scale: ScalePart | None,
+    metal: MetalPart | None,
+    ambiguous: tuple[str, ...],
+) -> tuple[Priority, tuple[str, ...]]:
+    """Return how urgent the passage is, and each reason by name."""
+    high, elevated = [], []
+    if transit is not None:
+        high = [
+            a.code if a.code == "over_range" else f"{a.kind}_{a.source}" for a in transit.alarms
+        ]
+        if transit.end_reason == "device_lost":
+            elevated.append("portal_lost")
+        if transit.tally.intervals == 0:
+            elevated.append("not_measured")
+        if transit.background.quality not in {"good", "learning"}:
+            elevated.append(f"background_{transit.background.quality}")
+    limit_kg = scale.max_gross_kg if scale else None
+    if scale and limit_kg is not None and scale.mass_kg is not None and scale.mass_kg > limit_kg:
+        elevated.append("over_max_gross")
+    if scale and scale.stable is False:
+        elevated.append("weight_in_motion")
+    if metal and metal.result in {"alarm", "unknown"}:
+        elevated.append(f"metal_{metal.result}")
+    elevated += [f"ambiguous_{device}" for device in ambiguous]
+    priority: Priority = "high" if high else "elevated" if elevated else "routine"
+    return priority, (*high, *elevated)

@@ -1,0 +1,206 @@
+"""What a lane remembers.
+
+``LaneState`` is copied by ``step`` before it is written to, and everything it holds is immutable
+or replaced as a whole, so an old state stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.lane.options import LaneRules
+from agent.records import (
+    Alarm,
+    BackgroundQuality,
+    BackgroundUsed,
+    EndReason,
+    MetalPart,
+    Passage,
+    Record,
+    ScalePart,
+    Stamp,
+)
+from drivers.readings import Level, PortalSettings, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningBackground:
+    """The portal's background and our long median of it.
+
+    ``history`` holds (monotonic µs, counts/s per detector) of vacant times only.
+    """
+
+    gamma_cps: tuple[float, ...] | None = None
+    gamma_at: Stamp | None = None
+    level: Level = "ok"
+    history: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    reference_cps: tuple[float, ...] | None = None
+    neutron_cps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portal:
+    """A portal between and during occupancies."""
+
+    device: str
+    background: RunningBackground = field(default_factory=RunningBackground)
+    window: tuple[tuple[int, ...], ...] = ()
+    """Counts of the last intervals since the last occupancy's end."""
+    neutrons: tuple[int, ...] = ()
+    """Summed counts of the last seconds since the last occupancy's end."""
+    settings: PortalSettings | None = None
+    speeds: tuple[tuple[Stamp, float], ...] = ()
+    """Valid beam timings of a vehicle whose first count is still to come [m/s]."""
+    undocumented: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The largest of everything in one transit, and how often device and rule agreed."""
+
+    gamma_cps: float | None = None
+    gamma_cps_by_detector: tuple[float, ...] | None = None
+    sigma: float | None = None
+    sigma_reference: float | None = None
+    neutron_cps: float | None = None
+    neutron_p: float | None = None
+    device_gamma: bool = False
+    device_neutron: bool = False
+    intervals: int = 0
+    agree: int = 0
+    rounding: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transit:
+    """One vehicle at the portal: one occupancy, or several that a short gap parts."""
+
+    passage_id: str
+    device: str
+    started: Stamp
+    last_count: Stamp
+    background: BackgroundUsed
+    ended: Stamp | None = None
+    """When the last occupancy ended; None: the vehicle is still inside."""
+    end_reason: EndReason = "left"
+    numbers: tuple[int, ...] = ()
+    speeds: tuple[float, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+    alarms: tuple[Alarm, ...] = ()
+    """The latest phase of each alarm latched for this passage."""
+    undocumented: Mapping[str, str] = field(default_factory=dict)
+    settings: PortalSettings | None = None
+    is_sealed: bool = False
+    """No further occupancy can join it and its alarms are cleared."""
+    published: Passage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A finished weighing, or a walk through the metal detector.
+
+    ``at`` is the moment that decides which vehicle it belongs to.
+    """
+
+    serial: int
+    device: str
+    at: Stamp
+    content: ScalePart | MetalPart
+    alarm_ids: tuple[str, ...] = ()
+    claimed_by: frozenset[str] = frozenset()
+    """Every passage it ever fitted; more than one: ambiguous."""
+    orphan: Passage | None = None
+    """The passage of its own that it got because no vehicle fitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighing:
+    """What stands on a scale; ``best`` is the largest stable weight so far."""
+
+    is_loaded: bool = False
+    stable_since: Stamp | None = None
+    best: Weight | None = None
+    best_at: Stamp | None = None
+    moving: Weight | None = None
+    """The largest weight seen in motion, for a load that never came to rest."""
+    moving_at: Stamp | None = None
+    part_serial: int | None = None
+    alarm: Alarm | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """Persons and alarms at a metal detector that lie close together in time."""
+
+    at: Stamp
+    last: Stamp
+    persons: int = 0
+    alarms: int = 0
+    randoms: int = 0
+    directions: tuple[str, ...] = ()
+    alarm: Alarm | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class LaneState:
+    """Everything one lane remembers."""
+
+    serial: int = 0
+    links: Mapping[str, bool] = field(default_factory=dict)
+    lost_at: Mapping[str, Stamp] = field(default_factory=dict)
+    standing: Mapping[tuple[str, str], Alarm] = field(default_factory=dict)
+    """Alarms and faults that stand until cleared, by (device, code)."""
+    portal: Portal | None = None
+    transits: tuple[Transit, ...] = ()
+    """Oldest first; only the last can be occupied."""
+    parts: tuple[Part, ...] = ()
+    weighings: Mapping[str, Weighing] = field(default_factory=dict)
+    walks: Mapping[str, Walk] = field(default_factory=dict)
+    not_ready: frozenset[str] = frozenset()
+    """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
+    metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One step in the making: the copied state, and the records it has led to so far."""
+
+    state: LaneState
+    rules: LaneRules
+    stamp: Stamp
+    records: list[Record] = field(default_factory=list)
+
+    def next_serial(self) -> int:
+        """Return the next number of this lane and run."""
+        self.state.serial += 1
+        return self.state.serial
+
+    def new_id(self, letter: str) -> str:
+        """Return a new id, unique over lanes and runs."""
+        return f"{self.rules.lane_id}-{self.rules.run}-{letter}{self.next_serial()}"
+
+
+def background_used(background: RunningBackground, now: Stamp, *, suspect: bool) -> BackgroundUsed:
+    """Return the background as a decision made now would use it, with its quality."""
+    age_s = None if background.gamma_at is None else now.since_s(background.gamma_at)
+    quality: BackgroundQuality
+    if background.level != "ok":
+        quality = background.level
+    elif age_s is not None and age_s > STALE_S:
+        quality = "stale"
+    elif background.reference_cps is None:
+        quality = "learning"
+    else:
+        quality = "suspect" if suspect else "good"
+    return BackgroundUsed(
+        gamma_cps=background.gamma_cps,
+        reference_gamma_cps=background.reference_cps,
+        neutron_cps=background.neutron_cps,
+        quality=quality,
+        age_s=None if age_s is None else round(age_s, 3),
+    )
+
+
+STALE_S = 600.0
+"""A background from longer ago than this is stale."""

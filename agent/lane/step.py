@@ -1,0 +1,280 @@
+"""The lane's reducer: (state, event, rules) → (state, records).
+
+Pure: it knows no clock, no I/O and no randomness; time comes with the events. What falls due
+between two events is done at the moment it fell due, so ticks change no record, only when it is
+said.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from agent.lane import occupancy, passage, walks, weighing
+from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
+from agent.lane.options import LaneRules
+from agent.lane.state import LaneState, Turn, background_used
+from agent.records import (
+    Audit,
+    LaneEvent,
+    LaneSnapshot,
+    LinkChange,
+    Record,
+    Stamp,
+    Stop,
+    Tick,
+    Timed,
+)
+from drivers.readings import (
+    BadFrame,
+    DeviceAlarm,
+    DeviceState,
+    GammaBackground,
+    GammaCounts,
+    MetalAlarm,
+    MetalPassages,
+    NeutronBackground,
+    NeutronCounts,
+    OccupancyEnd,
+    PortalSettings,
+    Reading,
+    Undocumented,
+    VehicleSpeed,
+    Weight,
+    WindowBackground,
+    WindowCounts,
+)
+
+Due = tuple[int, Callable[[Turn], None]]
+
+
+def step(
+    state: LaneState, event: LaneEvent, rules: LaneRules
+) -> tuple[LaneState, tuple[Record, ...]]:
+    """Return the lane after one event, and what it has to say; ``state`` stays as it was."""
+    turn = Turn(copy.copy(state), rules, event.stamp)
+    _run_due(turn, 0, event.stamp)
+    parts = turn.state.parts
+    match event:
+        case Timed():
+            _hear(turn, event.device)
+            _read(turn, event.device, event.reading)
+        case LinkChange():
+            _link(turn, event)
+        case Tick():
+            pass
+        case Stop():
+            _stop(turn)
+        case _:
+            assert_never(event)
+    passage.revise(turn, parts)
+    # What is due now and was not before is due through this event, so it has this event's time.
+    _run_due(turn, event.stamp.mono_us, event.stamp)
+    return turn.state, tuple(turn.records)
+
+
+def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
+    """Return the lane as it is now, for displays."""
+    portal = state.portal
+    last = state.transits[-1] if state.transits else None
+    is_known = portal is not None and state.links.get(portal.device, False)
+    alarms = [a.alarm_id for t in state.transits if not t.is_sealed for a in t.alarms]
+    alarms += [a.alarm_id for a in state.standing.values()]
+    alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
+    alarms += [w.alarm.alarm_id for w in state.walks.values() if w.alarm]
+    background = {}
+    if portal is not None:
+        suspect = occupancy.is_suspect(portal.background, rules)
+        background[portal.device] = background_used(portal.background, stamp, suspect=suspect)
+    return LaneSnapshot(
+        stamp=stamp,
+        lane=rules.lane_id,
+        in_service=rules.lane.in_service,
+        occupied=(last is not None and last.ended is None) if is_known else None,
+        alarms=tuple(alarms),
+        background=background,
+    )
+
+
+def is_vacant(state: LaneState) -> bool:
+    """Return whether no vehicle is being measured, so that options may be exchanged."""
+    last = state.transits[-1] if state.transits else None
+    return last is None or last.is_sealed
+
+
+# ------------------------------------------------------------------ what falls due
+
+
+def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
+    """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
+    while True:
+        due = min(_due(turn), key=lambda d: d[0], default=None)
+        if due is None or due[0] > until.mono_us:
+            break
+        from_us = max(from_us, due[0])
+        turn.stamp = until.back((until.mono_us - from_us) / 1e6)
+        parts = turn.state.parts
+        due[1](turn)
+        passage.revise(turn, parts)
+    turn.stamp = until
+
+
+def _due(turn: Turn) -> Iterator[Due]:
+    """Yield each thing that time alone will do, with its moment [monotonic µs]."""
+    state, rules = turn.state, turn.rules
+    longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
+    for transit in state.transits:
+        if transit.ended is None:
+            at = transit.last_count.forward(rules.lane.occupancy_timeout_s)
+            yield at.mono_us, lambda t: occupancy.end_occupancy(t, "timeout")
+        elif not transit.is_sealed:
+            at = transit.ended.forward(rules.lane.join_gap_s)
+            yield at.mono_us, lambda t, x=transit: passage.seal(t, x)  # type: ignore[misc]  # bound now
+        elif transit.published is None:
+            at = max(
+                passage.waiting_until(turn, transit),
+                transit.ended.forward(rules.lane.join_gap_s),
+                key=lambda s: s.mono_us,
+            )
+            yield at.mono_us, lambda t, x=transit: passage.publish(t, x)  # type: ignore[misc]  # bound now
+        else:
+            at = transit.ended.forward(2 * longest_s + passage.KEPT_PUBLISHED_S)
+            yield at.mono_us, lambda t, x=transit: _forget_transit(t, x.passage_id)  # type: ignore[misc]  # bound now
+    for device, walk in state.walks.items():
+        at = walk.last.forward(rules.metals[device].alarm_joins_s)
+        yield at.mono_us, lambda t, x=device: walks.finish(t, x)  # type: ignore[misc]  # bound now
+    for part in state.parts:
+        options = rules.sides[part.device]
+        last = passage.last_moment(part, options)
+        if not part.claimed_by and part.orphan is None:
+            yield last.mono_us, lambda t, x=part: passage.publish_orphan(t, x)  # type: ignore[misc]  # bound now
+        elif part.orphan is not None:
+            at = part.at.forward(4 * longest_s + 2 * passage.KEPT_PUBLISHED_S)
+            yield at.mono_us, lambda t, x=part.serial: _forget_part(t, x)  # type: ignore[misc]  # bound now
+
+
+def _forget_transit(turn: Turn, passage_id: str) -> None:
+    """Forget a transit that no part can join any more, and the parts that only it could claim."""
+    kept = tuple(t for t in turn.state.transits if t.passage_id != passage_id)
+    names = {t.passage_id for t in kept}
+    turn.state.transits = kept
+    turn.state.parts = tuple(
+        p for p in turn.state.parts if not p.claimed_by or p.claimed_by & names
+    )
+
+
+def _forget_part(turn: Turn, serial: int) -> None:
+    turn.state.parts = tuple(p for p in turn.state.parts if p.serial != serial)
+
+
+# ------------------------------------------------------------------ events
+
+
+def _hear(turn: Turn, device: str) -> None:
+    """A device that speaks has a link, also where nobody said so (a recording)."""
+    if device not in turn.state.links:
+        turn.state.links = {**turn.state.links, device: True}
+
+
+def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912 - one case a word
+    match reading:
+        case GammaCounts():
+            occupancy.on_gamma(turn, device, reading)
+        case NeutronCounts():
+            occupancy.on_neutron(turn, device, reading)
+        case GammaBackground():
+            occupancy.on_gamma_background(turn, device, reading)
+        case NeutronBackground():
+            occupancy.on_neutron_background(turn, device, reading)
+        case OccupancyEnd():
+            occupancy.on_occupancy_end(turn, device, reading)
+        case VehicleSpeed():
+            occupancy.on_speed(turn, device, reading)
+        case PortalSettings():
+            occupancy.on_settings(turn, device, reading)
+        case DeviceAlarm():
+            occupancy.on_device_alarm(turn, device, reading)
+        case Undocumented():
+            occupancy.on_undocumented(turn, device, reading)
+        case Weight():
+            weighing.on_weight(turn, device, reading)
+        case MetalAlarm():
+            walks.on_metal_alarm(turn, device, reading)
+        case MetalPassages():
+            walks.on_passages(turn, device, reading)
+        case DeviceState():
+            _on_device_state(turn, device, reading)
+        case BadFrame() | WindowCounts() | WindowBackground():
+            pass
+        case _:
+            assert_never(reading)
+
+
+def _on_device_state(turn: Turn, device: str, reading: DeviceState) -> None:
+    """Raise or clear what the device says of itself; what it cannot say any more stays standing."""
+    if reading.condition == "not_ready" and device in turn.rules.metals:
+        walks.on_ready(turn, device, is_ready=reading.active is False)
+    if reading.active is None:
+        return
+    detail = f" ({reading.detail})" if reading.detail else ""
+    finding = Finding(
+        kind="tamper" if reading.condition == "tamper" else "fault",
+        source="device",
+        code=reading.condition,
+        severity="elevated",
+        device=device,
+        text=f"{device}: the device reports {reading.condition.replace('_', ' ')}{detail}",
+    )
+    set_standing(turn, finding, active=reading.active)
+
+
+def _link(turn: Turn, change: LinkChange) -> None:
+    device = change.device
+    turn.state.links = {**turn.state.links, device: change.is_up}
+    if change.is_up:
+        clear_standing(turn, device, "device_lost")
+        _explain_gap(turn, device)
+        return
+    if device in turn.rules.portals:
+        occupancy.end_occupancy(turn, "device_lost")
+    elif device in turn.rules.scales:
+        weighing.on_lost(turn, device)
+    else:
+        walks.on_lost(turn, device)
+    turn.state.lost_at = {**turn.state.lost_at, device: turn.stamp}
+    stand(turn, fault(device, "device_lost", change.detail or f"{device}: the link was lost"))
+
+
+def _explain_gap(turn: Turn, device: str) -> None:
+    """Say from when to when nothing could be measured."""
+    since = turn.state.lost_at.get(device)
+    if since is None:
+        return
+    turn.state.lost_at = {d: s for d, s in turn.state.lost_at.items() if d != device}
+    data: dict[str, object] = {
+        "device": device,
+        "from": since,
+        "to": turn.stamp,
+        "gap_s": turn.stamp.since_s(since),
+        "reason": "device_lost",
+    }
+    turn.records.append(Audit(stamp=turn.stamp, kind="gap", lane=turn.rules.lane_id, data=data))
+
+
+def _stop(turn: Turn) -> None:
+    """Close and say everything that is open: the agent stops."""
+    occupancy.end_occupancy(turn, "agent_stop")
+    for device in tuple(turn.state.weighings):
+        weighing.on_lost(turn, device)
+    for device in tuple(turn.state.walks):
+        walks.finish(turn, device)
+    passage.claim(turn)
+    for transit in turn.state.transits:
+        if not transit.is_sealed:
+            passage.seal(turn, transit)
+    for transit in turn.state.transits:
+        passage.publish(turn, transit)
+    for part in turn.state.parts:
+        if not part.claimed_by and part.orphan is None:
+            passage.publish_orphan(turn, part)

@@ -1,0 +1,196 @@
+"""The scale: a load comes, rests, and leaves; the largest stable weight is the vehicle's.
+
+A truck rolls on axle by axle and may rest half-way, so a stable weight must hold ``SETTLE_S``
+before it is offered, and a larger one replaces it. A weight is legal only where the device itself
+says stable, in its own resolution, with its alibi number (OIML R 76-1: nothing is recorded in
+motion; an indication without an id is informative).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from agent.lane.alarms import Finding, cleared, fault, raised, set_standing
+from agent.lane.options import ScaleOptions
+from agent.lane.passage import likely_passage
+from agent.lane.state import Part, Turn, Weighing
+from agent.records import Evidence, ScalePart, Stamp
+from drivers.readings import Weight
+
+SETTLE_S = 1.0
+"""A stable weight must hold so long before it is a vehicle's."""
+OVER_MAX_INTERVALS = 9
+"""An indication must be blank above Max + 9 e (OIML R 76-1)."""
+FACTOR_KG = {"g": Decimal("0.001"), "kg": Decimal(1), "t": Decimal(1000)}
+
+
+def on_weight(turn: Turn, device: str, weight: Weight) -> None:
+    """Take one indication."""
+    options = turn.rules.scales[device]
+    weighing = turn.state.weighings.get(device, Weighing())
+    _watch_range(turn, device, weight)
+    if weight.mass_kg is None or weight.range != "ok":
+        weighing = replace(weighing, stable_since=None)
+    elif weight.mass_kg < options.min_load_kg:
+        _watch_zero(turn, device, options, weight)
+        weighing = _leave(turn, device, weighing)
+    else:
+        weighing = _load(turn, device, options, weighing, weight)
+    turn.state.weighings = {**turn.state.weighings, device: weighing}
+
+
+def on_lost(turn: Turn, device: str) -> None:
+    """Finish what was on the platform when the scale's link was lost."""
+    weighing = turn.state.weighings.get(device)
+    if weighing is not None:
+        finished = _leave(turn, device, weighing)
+        turn.state.weighings = {**turn.state.weighings, device: finished}
+
+
+def _watch_range(turn: Turn, device: str, weight: Weight) -> None:
+    for code, text in (
+        ("over", "is over its range: unload it"),
+        ("under", "is under its zero: clean the platform and set it to zero"),
+        ("error", "reports an error instead of a weight"),
+    ):
+        finding = fault(device, f"scale_{code}_range", f"{device}: the scale {text}")
+        set_standing(turn, replace(finding, source="device"), active=weight.range == code)
+
+
+def _watch_zero(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
+    if options.zero_limit_kg is None or weight.stable is not True or weight.mass_kg is None:
+        return
+    text = (
+        f"{device}: the empty platform reads {weight.value} {weight.unit}, beyond "
+        f"{options.zero_limit_kg:g} kg; clean it and set it to zero"
+    )
+    set_standing(
+        turn,
+        fault(device, "zero_drift", text, "notice"),
+        active=abs(weight.mass_kg) > options.zero_limit_kg,
+    )
+
+
+def _load(
+    turn: Turn, device: str, options: ScaleOptions, weighing: Weighing, weight: Weight
+) -> Weighing:
+    """Keep the largest stable weight, and offer it once it has held."""
+    assert weight.mass_kg is not None
+    weighing = replace(weighing, is_loaded=True)
+    if weight.stable is False:
+        if weighing.moving is None or weight.mass_kg > (weighing.moving.mass_kg or 0):
+            weighing = replace(weighing, moving=weight, moving_at=turn.stamp)
+        return replace(weighing, stable_since=None)
+    since = weighing.stable_since or turn.stamp
+    weighing = replace(weighing, stable_since=since)
+    if turn.stamp.since_s(since) < SETTLE_S:
+        return weighing
+    step_kg = 2 * (options.e_kg or 0.0)
+    best_kg = weighing.best.mass_kg if weighing.best is not None else None
+    if best_kg is not None and weight.mass_kg <= best_kg + step_kg:
+        return weighing
+    _watch_declared(turn, device, options, weight)
+    weighing = replace(weighing, best=weight, best_at=weighing.best_at or since)
+    weighing = _alarm_over_limit(turn, device, weighing, weight)
+    return _offer(turn, device, weighing, weight, since)
+
+
+def _watch_declared(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
+    """Compare a stable weight with what the technician declared of this scale."""
+    mass_kg, value = weight.mass_kg, weight.value
+    assert mass_kg is not None
+    assert value is not None
+    if options.e_kg is not None and weight.unit in FACTOR_KG and not weight.high_resolution:
+        exact_kg = Decimal(value) * FACTOR_KG[weight.unit]
+        text = (
+            f"{device}: {value} {weight.unit} is no multiple of the declared e = {options.e_kg:g} "
+            "kg; was the indicator exchanged or set up anew?"
+        )
+        is_off = exact_kg % Decimal(str(options.e_kg)) != 0
+        set_standing(turn, fault(device, "interval_mismatch", text), active=is_off)
+    if options.max_kg is not None:
+        limit_kg = options.max_kg + OVER_MAX_INTERVALS * (options.e_kg or 0.0)
+        text = f"{device}: {mass_kg:g} kg is beyond Max + 9 e = {limit_kg:g} kg; check the unit"
+        set_standing(turn, fault(device, "beyond_max", text), active=mass_kg > limit_kg)
+    if options.span_load_kg is not None and options.span_limit_kg and turn.rules.is_test:
+        error_kg = mass_kg - options.span_load_kg
+        text = (
+            f"{device}: the reference load of {options.span_load_kg:g} kg reads {error_kg:+g} kg "
+            f"off, more than {options.span_limit_kg:g} kg; have the scale adjusted"
+        )
+        is_off = abs(error_kg) > options.span_limit_kg
+        set_standing(turn, fault(device, "span_error", text), active=is_off)
+
+
+def _alarm_over_limit(turn: Turn, device: str, weighing: Weighing, weight: Weight) -> Weighing:
+    limit_kg = turn.rules.lane.max_gross_kg
+    if limit_kg is None or weighing.alarm is not None or weight.mode == "tare":
+        return weighing
+    # A net weight over the gross limit means a gross weight over it too.
+    if weight.mass_kg is None or weight.mass_kg <= limit_kg:
+        return weighing
+    finding = Finding(
+        kind="weight",
+        source="agent",
+        code="max_gross",
+        severity="elevated",
+        device=device,
+        text=f"{device}: {weight.mass_kg:g} kg ({weight.mode}) is over the lane's {limit_kg:g} kg",
+        evidence=(
+            Evidence(test="max_gross", observed=weight.mass_kg, threshold=limit_kg, unit="kg"),
+        ),
+    )
+    return replace(
+        weighing, alarm=raised(turn, finding, turn.new_id("w"), likely_passage(turn, device))
+    )
+
+
+def _offer(turn: Turn, device: str, weighing: Weighing, weight: Weight, at: Stamp) -> Weighing:
+    """Make the weight a part that a vehicle can claim, or renew the part made before."""
+    content = part_of(turn, device, weight)
+    alarm_ids = () if weighing.alarm is None else (weighing.alarm.alarm_id,)
+    for part in turn.state.parts:
+        if part.serial == weighing.part_serial:
+            renewed = replace(part, content=content, alarm_ids=alarm_ids)
+            turn.state.parts = tuple(renewed if p is part else p for p in turn.state.parts)
+            return weighing
+    serial = turn.next_serial()
+    part = Part(serial=serial, device=device, at=at, content=content, alarm_ids=alarm_ids)
+    turn.state.parts = (*turn.state.parts, part)
+    return replace(weighing, part_serial=serial)
+
+
+def part_of(turn: Turn, device: str, weight: Weight) -> ScalePart:
+    """Return the scale's part of a passage from one indication."""
+    is_legal = (
+        weight.stable is True
+        and weight.stable_by == "device"
+        and not weight.high_resolution
+        and weight.alibi_id is not None
+    )
+    return ScalePart(
+        device=device,
+        mass_kg=weight.mass_kg,
+        value=weight.value,
+        unit=weight.unit,
+        mode=weight.mode,
+        stable=weight.stable,
+        stable_by=weight.stable_by if weight.stable is not None else None,
+        range=weight.range,
+        alibi_id=weight.alibi_id,
+        verified=weight.verified,
+        max_gross_kg=turn.rules.lane.max_gross_kg,
+        legal=is_legal,
+    )
+
+
+def _leave(turn: Turn, device: str, weighing: Weighing) -> Weighing:
+    """The platform is empty again: what never came to rest is offered as moving."""
+    if not weighing.is_loaded:
+        return weighing
+    if weighing.best is None and weighing.moving is not None and weighing.moving_at is not None:
+        _offer(turn, device, weighing, weighing.moving, weighing.moving_at)
+    if weighing.alarm is not None:
+        cleared(turn, weighing.alarm)
+    return Weighing()

@@ -1,0 +1,286 @@
+"""What the agent says: the records that are journaled and sent, and the events a lane is fed.
+
+Every figure the lane does not know is None. Field names end in their unit and stand on the wire
+as they stand here (``agent.delivery.wire``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from drivers.readings import Reading
+
+Sync = Literal["none", "rtc", "ntp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """When something was measured.
+
+    ``utc_us``: wall clock [µs since 1970 UTC]; ``mono_us``: this boot's monotonic clock [µs], the
+    only one durations are taken from. ``sync`` says whether the wall clock is to be trusted,
+    ``err_ms`` by how much (None: unknown), ``stepped`` that it jumped since boot.
+    """
+
+    utc_us: int
+    mono_us: int
+    boot: str
+    sync: Sync = "none"
+    err_ms: float | None = None
+    stepped: bool = False
+
+    def back(self, age_s: float) -> Stamp:
+        """Return the stamp of the moment ``age_s`` seconds earlier on both clocks."""
+        return self.forward(-age_s)
+
+    def forward(self, delay_s: float) -> Stamp:
+        """Return the stamp of the moment ``delay_s`` seconds later on both clocks."""
+        if delay_s == 0:
+            return self
+        shift_us = round(delay_s * 1e6)
+        return Stamp(
+            utc_us=self.utc_us + shift_us,
+            mono_us=self.mono_us + shift_us,
+            boot=self.boot,
+            sync=self.sync,
+            err_ms=self.err_ms,
+            stepped=self.stepped,
+        )
+
+    def since_s(self, earlier: Stamp) -> float:
+        """Return the monotonic time from ``earlier`` to here [s]."""
+        return (self.mono_us - earlier.mono_us) / 1e6
+
+
+# ---------------------------------------------------------------- events: what a lane is fed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """A reading with the moment it arrived."""
+
+    stamp: Stamp
+    device: str
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkChange:
+    """A device's link came up or was lost; ``detail`` says what was seen, in one sentence."""
+
+    stamp: Stamp
+    device: str
+    is_up: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time passes."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The agent stops in order: what is open is closed and said."""
+
+    stamp: Stamp
+
+
+LaneEvent = Timed | LinkChange | Tick | Stop
+
+# ---------------------------------------------------------------- records: what the agent says
+
+AlarmKind = Literal["gamma", "neutron", "spectral", "metal", "weight", "tamper", "fault"]
+Phase = Literal["raised", "updated", "cleared"]
+Severity = Literal["notice", "elevated", "high", "critical"]
+Source = Literal["device", "agent"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One test behind an alarm: what was observed, against what, and how sure.
+
+    ``p`` is the probability of as much or more without a source; None where the test gives none.
+    """
+
+    test: str
+    observed: float | None = None
+    expected: float | None = None
+    statistic: float | None = None
+    threshold: float | None = None
+    unit: str | None = None
+    window_s: float | None = None
+    p: float | None = None
+
+
+BackgroundQuality = Literal["good", "suspect", "learning", "stale", "high", "low"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackgroundUsed:
+    """The background a decision was made against."""
+
+    gamma_cps: tuple[float, ...] | None
+    reference_gamma_cps: tuple[float, ...] | None
+    neutron_cps: float | None
+    quality: BackgroundQuality
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One phase of one alarm; ``lane`` None: the gateway's own."""
+
+    stamp: Stamp
+    lane: str | None
+    alarm_id: str
+    code: str
+    phase: Phase
+    rev: int
+    passage_id: str | None
+    kind: AlarmKind
+    source: Source
+    severity: Severity
+    device: str | None
+    text: str
+    """One sentence for the officer."""
+    evidence: tuple[Evidence, ...] = ()
+    background: BackgroundUsed | None = None
+    detectors: tuple[str, ...] = ()
+    category: str | None = None
+    nuclides: tuple[str, ...] | None = None
+    provisional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How often the recomputed decision was the device's, over the comparable intervals.
+
+    ``rounding`` counts the disagreements that the rounding of the printed background explains.
+    """
+
+    intervals: int
+    agree: int
+    rounding: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpmPart:
+    """The portal's part of a passage."""
+
+    device: str
+    occupancy_number: int | None
+    """The device's own number of the (last) occupancy; no key: it returns to 1 each day."""
+    occupancy_numbers: tuple[int, ...]
+    """All of them, where several occupancies of one vehicle were joined."""
+    background_cps: tuple[float, ...] | None
+    background_quality: BackgroundQuality
+    reference_background_cps: tuple[float, ...] | None
+    gamma_max_cps: float | None
+    gamma_max_cps_by_detector: tuple[float, ...] | None
+    gamma_max_sigma: float | None
+    gamma_max_sigma_reference: float | None
+    neutron_max_cps: float | None
+    neutron_background_cps: float | None
+    neutron_p: float | None
+    device_gamma_alarm: bool
+    device_neutron_alarm: bool
+    device_agreement: Agreement | None
+    settings: dict[str, str | float | int | list[str] | None]
+    undocumented: dict[str, str] | None = None
+    """The last line of each tag whose meaning is not published, as it came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalePart:
+    """The scale's part of a passage."""
+
+    device: str
+    mass_kg: float | None
+    value: str | None
+    unit: str | None
+    mode: str
+    stable: bool | None
+    stable_by: str | None
+    range: str
+    alibi_id: str | None
+    verified: bool
+    max_gross_kg: float | None
+    legal: bool
+    """Only where the device itself said stable, in its own resolution, with an alibi number."""
+    declared_kg: float | None = None
+
+
+MetalResult = Literal["alarm", "random", "clear", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetalPart:
+    """The metal detector's part of a passage."""
+
+    device: str
+    result: MetalResult
+    persons: int
+    alarms: int
+    directions: tuple[str, ...]
+
+
+EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]
+Priority = Literal["routine", "elevated", "high"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One vehicle or person, alarming or not."""
+
+    stamp: Stamp
+    lane: str
+    passage_id: str
+    rev: int
+    started: Stamp
+    ended: Stamp
+    end_reason: EndReason
+    direction: str | None
+    speed_m_per_s: float | None
+    transit_id: str
+    priority: Priority
+    reasons: tuple[str, ...]
+    alarm_ids: tuple[str, ...]
+    ambiguous: tuple[str, ...]
+    rpm: RpmPart | None
+    scale: ScalePart | None
+    metal: MetalPart | None
+    spectral: None = None
+    identity: tuple[str, ...] = ()
+
+
+AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Something about the gateway itself that a court may ask for; ``data`` is plain JSON."""
+
+    stamp: Stamp
+    kind: AuditKind
+    lane: str | None = None
+    data: dict[str, object] = field(default_factory=dict)
+
+
+Record = Alarm | Passage | Audit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSnapshot:
+    """The lane now, for the retained topic; never a record."""
+
+    stamp: Stamp
+    lane: str
+    in_service: bool
+    occupied: bool | None
+    """None: the portal's link is down or it has not spoken yet."""
+    alarms: tuple[str, ...]
+    background: dict[str, BackgroundUsed]

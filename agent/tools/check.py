@@ -1,0 +1,124 @@
+"""``checkpointd check``: every problem of a configuration, and what would change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from agent.config import Difference, Examined, describe_drivers, difference, examine, report
+from agent.config.options import Option
+
+EXIT_GOOD, EXIT_PROBLEMS = 0, 2
+
+
+def check_command(
+    directory: Path,
+    *,
+    against: Path | None = None,
+    as_json: bool = False,
+    now: datetime | None = None,
+) -> tuple[str, int]:
+    """Return what to print and the exit code: 0, or 2 where the daemon would refuse.
+
+    ``against`` is a configuration to compare with, such as the last good one; None, or one that
+    is not there: nothing is compared. ``now``: certificates are held against it.
+    """
+    examined = examine(directory, now=now)
+    changes = _changes(examined, directory, against)
+    text = _json(examined, changes) if as_json else _text(directory, examined, changes)
+    return text, EXIT_GOOD if examined.is_usable else EXIT_PROBLEMS
+
+
+def drivers_text() -> str:
+    """Return every driver and option as text for a technician."""
+    listings = describe_drivers()
+    lines: list[str] = ["Every device:", *_option_lines(listings[0].common if listings else ())]
+    kinds = {listing.name.partition(".")[0]: listing.of_kind for listing in listings}
+    for kind, options in kinds.items():
+        lines += ["", f"Every {kind} device:", *_option_lines(options)]
+    for listing in listings:
+        line = "Modbus" if listing.is_modbus else f"serial line {listing.line}"
+        lines += ["", f"{listing.name} ({line}):"]
+        lines += _option_lines(listing.own) or ["  no options of its own"]
+    return "\n".join(lines)
+
+
+def drivers_json() -> str:
+    """Return the same for a machine: a list of drivers with their options."""
+    return json.dumps(
+        [
+            {
+                "driver": listing.name,
+                "modbus": listing.is_modbus,
+                "line": None if listing.is_modbus else listing.line,
+                "options": [
+                    {
+                        "name": option.name,
+                        "of": owner,
+                        "expected": option.expected,
+                        "default": option.default,
+                        "description": option.description,
+                    }
+                    for owner, options in (
+                        ("device", listing.common),
+                        ("kind", listing.of_kind),
+                        ("driver", listing.own),
+                    )
+                    for option in options
+                ],
+            }
+            for listing in describe_drivers()
+        ],
+        ensure_ascii=False,
+    )
+
+
+def _changes(examined: Examined, directory: Path, against: Path | None) -> Difference | None:
+    if against is None or examined.config is None or not against.is_dir():
+        return None
+    other = examine(against, relative_to=directory).config
+    return None if other is None else difference(other, examined.config)
+
+
+def _text(directory: Path, examined: Examined, changes: Difference | None) -> str:
+    lines = [report(examined.problems)] if examined.problems else []
+    count = sum(not problem.is_warning for problem in examined.problems)
+    if examined.is_usable and examined.config is not None:
+        config = examined.config
+        devices = sum(len(lane.devices) for lane in config.lanes)
+        lines.append(
+            f"{directory}: good; {config.gateway.site}/{config.gateway.gw}, "
+            f"lanes {', '.join(lane.lane_id for lane in config.lanes)}, {devices} devices, "
+            f"revision {config.revision[:12]}"
+        )
+    else:
+        lines.append(f"{directory}: {count} problem{'' if count == 1 else 's'}; nothing changes")
+    if changes is not None:
+        lines.append("What changes:" if changes.lines else "Nothing changes.")
+        lines += [f"  {line}" for line in changes.lines]
+    return "\n".join(lines)
+
+
+def _json(examined: Examined, changes: Difference | None) -> str:
+    return json.dumps(
+        {
+            "ok": examined.is_usable,
+            "revision": examined.config.revision if examined.config is not None else None,
+            "problems": [asdict(problem) for problem in examined.problems],
+            "changes": None if changes is None else list(changes.lines),
+        },
+        ensure_ascii=False,
+    )
+
+
+def _option_lines(options: Iterable[Option]) -> list[str]:
+    lines = []
+    for option in options:
+        default = "must be given" if option.default is None else f"default {option.default}"
+        lines.append(f"  {option.name}: {option.expected}; {default}")
+        if option.description:
+            lines.append(f"      {option.description}")
+    return lines

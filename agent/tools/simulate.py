@@ -1,0 +1,52 @@
+"""``checkpointd simulate``: a scene on ports of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from pathlib import Path
+
+from agent.cli import wrong
+from simulators.exercise import SceneError
+from simulators.lane import LanePorts, run_lane
+from simulators.scene import Scene
+
+
+def scene_of(name: str) -> Scene:
+    """Return a named scene or one from a file; raises SceneError."""
+    is_file = "/" in name or name.endswith(".toml")
+    return Scene.load(Path(name)) if is_file else Scene.named(name)
+
+
+def simulate_command(arguments: argparse.Namespace) -> int:
+    """Play a scene until it ends, for ``--for`` seconds, or until interrupted."""
+    if arguments.list:
+        for name in Scene.names():
+            print(f"{name:<16} {Scene.named(name).exercise.title}")
+        return 0
+    try:
+        scene = scene_of(arguments.scene)
+    except SceneError as exc:
+        return wrong(str(exc))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(
+            run_lane(
+                scene,
+                time_scale=arguments.time_scale,
+                for_s=arguments.for_s,
+                announce=_announce,
+            )
+        )
+    return 0
+
+
+def _announce(ports: LanePorts) -> None:
+    """Print the devices' tables as they would stand in a lane's file."""
+    print(
+        f'[devices.rpm]\ndriver = "rpm.rapiscan"\nport = "{ports.portal}"\n\n'
+        f'[devices.scale]\ndriver = "scale.toledo"\nport = "{ports.scale}"\n\n'
+        f'[devices.metal]\ndriver = "metal.dry_contact"\nport = "{ports.metal}"\n'
+        'preset = "moxa-e1212"\n',
+        flush=True,
+    )

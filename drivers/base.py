@@ -1,0 +1,172 @@
+"""The contracts of a driver, its line parameters, and how one is found by name.
+
+A driver module offers ``Options`` (a frozen dataclass whose fields are
+``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
+for serial lines ``LINE``, the line parameters its maker documents.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, Protocol, runtime_checkable
+
+from drivers.readings import Reading
+
+Parity = Literal["N", "E", "O"]
+Table = Literal["coils", "discrete", "input", "holding"]
+
+KINDS = ("rpm", "scale", "metal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineParameters:
+    """A serial line's parameters."""
+
+    baud: int = 9600
+    data_bits: Literal[7, 8] = 8
+    parity: Parity = "N"
+    stop_bits: Literal[1, 2] = 1
+
+    def __str__(self) -> str:
+        return f"{self.baud} {self.data_bits}{self.parity}{self.stop_bits}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A run of Modbus coils or registers that is read in one request.
+
+    ``address`` counts from 0, as on the wire. ``period_s`` is how often it should be read.
+    """
+
+    table: Table
+    address: int
+    count: int
+    period_s: float
+
+
+@runtime_checkable
+class StreamDriver(Protocol):
+    """Talks in bytes. Pure: no clock, no I/O; keeps only its own bounded buffer."""
+
+    @property
+    def poll_period_s(self) -> float | None:
+        """How often to poll [s]; None: the device just talks."""
+
+    def feed(self, data: bytes) -> list[Reading]:
+        """Return what the bytes say; never raises on input."""
+
+    def poll(self) -> bytes:
+        """Return what to send now; empty: nothing."""
+
+    def silence(self) -> list[Reading]:
+        """The line fell silent or was reopened: drop a half frame and say so."""
+
+    def no_reply(self) -> list[Reading]:
+        """The poll went unanswered in time: fall back, or say so."""
+
+
+@runtime_checkable
+class PolledDriver(Protocol):
+    """Talks in Modbus registers."""
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return what to read; asked again after each decode."""
+
+    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
+        """Return what the registers say (coils and discrete inputs as 0 or 1); never raises."""
+
+    def silence(self) -> list[Reading]:
+        """The device was lost or found again: forget what only holds without a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverType:
+    """A driver found by name: its options, its maker and its documented line."""
+
+    name: str
+    options: type
+    make: type
+    line: LineParameters
+    is_polled: bool
+
+
+class UnknownDriverError(LookupError):
+    """No driver has this name."""
+
+
+def names() -> tuple[str, ...]:
+    """Return every driver's name, ``kind.device``, sorted."""
+    found = []
+    for kind in KINDS:
+        package = importlib.import_module(f"drivers.{kind}")
+        found += [f"{kind}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+    return tuple(sorted(found))
+
+
+def find(name: str) -> DriverType:
+    """Return the driver of that name.
+
+    Raises
+    ------
+    UnknownDriverError
+        If the name is not on the package's own list; no other module is ever imported.
+    """
+    known = names()
+    if name not in known:
+        raise UnknownDriverError(f"there is no driver {name!r}; known are {', '.join(known)}")
+    module = importlib.import_module(f"drivers.{name}")
+    return DriverType(
+        name=name,
+        options=module.Options,
+        make=module.Driver,
+        line=getattr(module, "LINE", LineParameters()),
+        is_polled=hasattr(module.Driver, "decode"),
+    )
+
+
+def ascii_integers(fields: Sequence[str], width: int) -> tuple[int, ...] | None:
+    """Return fixed-width decimal fields as integers, or None where one is anything else.
+
+    ``int()`` alone would take ``+5``, `` 7 `` and ``1_000``.
+    """
+    if any(len(f) != width or not f.isascii() or not f.isdigit() for f in fields):
+        return None
+    return tuple(int(f) for f in fields)
+
+
+KG_PER_UNIT = {
+    "g": Decimal("0.001"),
+    "kg": Decimal(1),
+    "t": Decimal(1000),
+    "lb": Decimal("0.45359237"),
+    "oz": Decimal("0.028349523125"),
+}
+"""Exact: the pound is defined as 0.45359237 kg (international yard and pound agreement, 1959)."""
+
+
+def mass_kg(value: Decimal, unit: str) -> float:
+    """Return the mass [kg] of an indication; KeyError for a unit not in KG_PER_UNIT."""
+    return float(value * KG_PER_UNIT[unit])
+
+
+class EqualFrames:
+    """A vote for protocols without an integrity field: ``needed`` equal frames in a row."""
+
+    def __init__(self, needed: int) -> None:
+        self._needed = needed
+        self._last = b""
+        self._seen = 0
+
+    def agrees(self, frame: bytes) -> bool:
+        """Count this frame; true where it and those just before it are enough."""
+        self._seen = min(self._seen + 1, self._needed) if frame == self._last else 1
+        self._last = frame
+        return self._seen >= self._needed
+
+    def forget(self) -> None:
+        """Start again: what came before no longer counts."""
+        self._last, self._seen = b"", 0

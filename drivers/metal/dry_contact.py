@@ -1,0 +1,382 @@
+"""Walk-through metal detector by its relay contacts, wired to a Modbus input module.
+
+Registers, addresses from 0 as on the wire; Moxa ioLogik E1210 and E1212, channel c::
+
+    discrete input  0x0000 + c        the contact now: 1 closed, 0 open        (FC02)
+    input register  0x0010 + 2c, +1   its counter, 32 bit, high word first     (FC04)
+
+    channel 0  alarm relay, closed in alarm, held for 0.5-5 s
+    channel 1  ready relay, fail-safe: closed while the detector is well and powered
+    channel 2  photocell, person entering         channel 3  photocell, person leaving
+
+The counters latch: a pulse shorter than the poll is not lost, and several between two polls are
+several. They count closings, must be started in the module, and survive a gap in our polling:
+what they counted meanwhile is reported when the module answers again, together with a
+``DeviceState("counted_in_gap", active=False)`` that gives the figures. A counter that went back is
+a wrap where the wrap makes few increments, else a reset (``counter_reset``): what it counted since
+is added where it is little, otherwise the figure is None. Contacts know no reason: an alarm at
+random, from a detector that signals it on the same relay, cannot be told from metal.
+
+Source: Moxa ioLogik E1212 manual p. A-7 to A-10. Unconfirmed: that the E1210 counters start at the
+same address (hence ``counters_start``), and the meaning of any other module's map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from drivers.base import Block, Table
+from drivers.readings import (
+    BadFrame,
+    DeviceState,
+    MetalAlarm,
+    MetalPassages,
+    Reading,
+    Reason,
+)
+
+Signal = Literal["alarm", "ready", "passage_in", "passage_out"]
+SIGNALS: tuple[Signal, ...] = ("alarm", "ready", "passage_in", "passage_out")
+MAX_GAP = 8
+"""Addresses further apart than this are read in two requests."""
+MAX_BLOCK = 120
+"""Modbus allows 125 registers in one request."""
+UNWIRED = -1
+
+Address = Annotated[
+    int, Meta(description="address from 0, as on the wire; -1: none", ge=-1, le=65535)
+]
+Channel = Annotated[int, Meta(description="the module's channel; -1: not wired", ge=-1, le=15)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Where one signal stands in a module of ``preset = "custom"``."""
+
+    contact: Address = UNWIRED
+    contact_table: Annotated[
+        Table, Meta(description="table of the contact; in a register it is one bit")
+    ] = "discrete"
+    contact_bit: Annotated[
+        int, Meta(description="which bit of the register, 0 the lowest", ge=0, le=15)
+    ] = 0
+    counter: Address = UNWIRED
+    counter_table: Annotated[
+        Literal["input", "holding"], Meta(description="table of the counter")
+    ] = "input"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the detector's contacts are wired and the module is read."""
+
+    preset: Annotated[
+        Literal["moxa-e1210", "moxa-e1212", "custom"],
+        Meta(description="the input module; custom: by the four points below"),
+    ]
+    alarm_channel: Channel = 0
+    ready_channel: Channel = 1
+    passage_in_channel: Channel = 2
+    passage_out_channel: Channel = 3
+    contacts_start: Annotated[
+        int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
+    ] = 0x0000
+    counters_start: Annotated[
+        int,
+        Meta(
+            description="moxa: address of channel 0's counter; unconfirmed for the E1210: read it "
+            "while closing the contact by hand",
+            ge=0,
+            le=65500,
+        ),
+    ] = 0x0010
+    alarm: Annotated[Point | None, Meta(description="custom: the alarm relay")] = None
+    ready: Annotated[Point | None, Meta(description="custom: the ready relay")] = None
+    passage_in: Annotated[Point | None, Meta(description="custom: persons entering")] = None
+    passage_out: Annotated[Point | None, Meta(description="custom: persons leaving")] = None
+    normally_closed: Annotated[
+        tuple[Signal, ...],
+        Meta(description="signals that are active while the contact is open, broken wire included"),
+    ] = ()
+    counter_bits: Annotated[
+        Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
+    ] = 32
+    word_order: Annotated[
+        Literal["high_first", "low_first"], Meta(description="which word of 32 bits comes first")
+    ] = "high_first"
+    counter_modulus: Annotated[
+        int,
+        Meta(
+            description="where a counter returns to 0, e.g. 10000 after 9999; 0: at its width",
+            ge=0,
+            le=1 << 32,
+        ),
+    ] = 0
+    contacts_period_s: Annotated[
+        float, Meta(description="how often the contacts are read [s]", ge=0.02, le=10)
+    ] = 0.1
+    counters_period_s: Annotated[
+        float, Meta(description="how often the counters are read [s]", ge=0.02, le=60)
+    ] = 0.5
+    stuck_after_s: Annotated[
+        float,
+        Meta(description="alarm or photocell active for so long without end is stuck [s]", ge=1),
+    ] = 30.0
+    max_increments: Annotated[
+        int, Meta(description="a counter cannot gain more between two reads [increments]", ge=1)
+    ] = 200
+    max_increments_after_gap: Annotated[
+        int, Meta(description="nor more than this while the module was lost [increments]", ge=1)
+    ] = 10000
+
+    def __post_init__(self) -> None:
+        custom = {name: getattr(self, name) for name in SIGNALS}
+        is_custom = self.preset == "custom"
+        if is_custom and self.alarm is None:
+            raise ValueError('preset "custom" needs the point alarm; give its contact or counter')
+        if not is_custom and any(custom.values()):
+            named = ", ".join(name for name, point in custom.items() if point)
+            raise ValueError(
+                f'{named} given with preset "{self.preset}"; use preset = "custom" or the channels'
+            )
+        if self.counter_modulus > 1 << self.counter_bits:
+            raise ValueError(
+                f"counter_modulus {self.counter_modulus} does not fit {self.counter_bits} bits; "
+                "give the width that it needs"
+            )
+        for name, point in custom.items():
+            if point and point.contact == UNWIRED and point.counter == UNWIRED:
+                raise ValueError(f"point {name} has neither contact nor counter; give one")
+
+
+Part = tuple[Table, int, int]
+"""Table, address, length: registers that must be read in one request."""
+
+
+class Driver:
+    """Keeps each contact's level and each counter's last figure."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._points = _points(options)
+        self._words = options.counter_bits // 16
+        self._modulus = options.counter_modulus or 1 << options.counter_bits
+        self._levels: dict[Signal, bool | None] = {}
+        self._active_reads: dict[Signal, int] = {}
+        self._counts: dict[Signal, int] = {}
+        self._after_gap: set[Signal] = set()
+        self._conditions: dict[str, bool | None] = {}
+        self._blocks = self._plan()
+
+    def _plan(self) -> tuple[Block, ...]:
+        options = self._options
+        contacts = {
+            (p.contact_table, p.contact, 1) for p in self._points.values() if p.contact >= 0
+        }
+        counters: set[Part] = {
+            (p.counter_table, p.counter, self._words)
+            for p in self._points.values()
+            if p.counter >= 0
+        }
+        return (
+            *_blocks(contacts, options.contacts_period_s),
+            *_blocks(counters, options.counters_period_s),
+        )
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return what to read: contacts often, counters less; a counter is never cut in two."""
+        return self._blocks
+
+    def silence(self) -> list[Reading]:
+        """Forget every level: unknown is not "no alarm". The counters' figures are kept."""
+        readings: list[Reading] = []
+        is_counting = "alarm" in self._counts and "alarm" not in self._after_gap
+        if self._levels.get("alarm") is not None or is_counting:
+            readings.append(MetalAlarm(active=None, pulses=None))
+        for condition, active in self._conditions.items():
+            if active is not None and (active or condition == "not_ready"):
+                readings.append(DeviceState(condition=condition, active=None))
+        self._conditions.clear()
+        self._levels.clear()
+        self._active_reads.clear()
+        self._after_gap = set(self._counts)
+        return readings
+
+    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
+        """Return what the registers say; never raises.
+
+        Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
+        """
+        fault = self._fault(block, registers)
+        if fault is not None:
+            return [fault]
+        values = {block.address + i: value for i, value in enumerate(registers)}
+        readings: list[Reading] = []
+        # Contacts and counters may share a table; the block's period tells what it was read for.
+        if block.period_s == self._options.contacts_period_s:
+            for signal, point in self._points.items():
+                if point.contact_table == block.table and point.contact in values:
+                    self._contact(signal, self._level(signal, values[point.contact]), readings)
+        if block.period_s == self._options.counters_period_s:
+            self._count(block.table, values, readings)
+        return readings
+
+    def _fault(self, block: Block, registers: tuple[int, ...]) -> BadFrame | None:
+        raw = b"".join((value & 0xFFFF).to_bytes(2, "big") for value in registers)
+        if block not in self._blocks:
+            return BadFrame.of(Reason.UNKNOWN, raw, f"{block} was not asked for")
+        if len(registers) != block.count:
+            detail = f"{len(registers)} values for {block.count} in {block.table} {block.address}"
+            return BadFrame.of(Reason.LENGTH, raw, detail)
+        highest = 1 if block.table in ("discrete", "coils") else 0xFFFF
+        if any(not 0 <= value <= highest for value in registers):
+            detail = f"a value in {block.table} {block.address} is outside 0 to {highest}"
+            return BadFrame.of(Reason.RANGE, raw, detail)
+        return None
+
+    def _level(self, signal: Signal, value: int) -> bool:
+        point = self._points[signal]
+        if point.contact_table in ("input", "holding"):
+            value = value >> point.contact_bit & 1
+        return bool(value) != (signal in self._options.normally_closed)
+
+    def _contact(self, signal: Signal, level: bool, readings: list[Reading]) -> None:  # noqa: FBT001 - the level is the matter, not a switch
+        before = self._levels.get(signal)
+        self._levels[signal] = level
+        if signal == "ready":
+            self._condition("not_ready", readings, active=not level)
+            return
+        self._watch_stuck(signal, level, readings)
+        if signal == "alarm" and level != before:
+            is_counted = self._points[signal].counter >= 0
+            readings.append(MetalAlarm(active=level, pulses=0 if is_counted else None))
+        elif signal != "alarm" and before is False and level and self._points[signal].counter < 0:
+            readings.append(self._passages({signal: 1}))
+
+    def _watch_stuck(self, signal: Signal, level: bool, readings: list[Reading]) -> None:  # noqa: FBT001 - as above
+        reads = self._active_reads.get(signal, 0) + 1 if level else 0
+        self._active_reads[signal] = reads
+        seconds = (reads - 1) * self._options.contacts_period_s
+        is_stuck = seconds >= self._options.stuck_after_s
+        if is_stuck or f"{signal}_stuck" in self._conditions:
+            detail = f"active for {self._options.stuck_after_s:g} s" if is_stuck else ""
+            self._condition(f"{signal}_stuck", readings, active=is_stuck, detail=detail)
+
+    def _condition(
+        self, name: str, readings: list[Reading], *, active: bool, detail: str = ""
+    ) -> None:
+        if self._conditions.get(name) is not active:
+            self._conditions[name] = active
+            readings.append(DeviceState(condition=name, active=active, detail=detail))
+
+    def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
+        gained: dict[Signal, int | None] = {}
+        resets: list[str] = []
+        late: list[str] = []
+        for signal, point in self._points.items():
+            if point.counter_table != table or point.counter not in values or signal == "ready":
+                continue
+            now = self._figure(point.counter, values)
+            if now >= self._modulus:
+                detail = f"counter of {signal} reads {now}, above its modulus {self._modulus}"
+                raw = now.to_bytes(4, "big")
+                readings.append(BadFrame.of(Reason.RANGE, raw, detail))
+                continue
+            if signal in self._counts:
+                gained[signal] = self._gain(signal, now, resets)
+                if signal in self._after_gap and gained[signal]:
+                    late.append(f"{signal} {gained[signal]}")
+            self._counts[signal] = now
+            self._after_gap.discard(signal)
+        if late:
+            detail = "counted while the module was lost: " + ", ".join(late)
+            readings.append(DeviceState(condition="counted_in_gap", active=False, detail=detail))
+        if resets or "counter_reset" in self._conditions:
+            self._condition(
+                "counter_reset", readings, active=bool(resets), detail="; ".join(resets)
+            )
+        self._tell(gained, readings)
+
+    def _figure(self, address: int, values: dict[int, int]) -> int:
+        words = [values[address + i] for i in range(self._words)]
+        if self._options.word_order == "low_first":
+            words.reverse()
+        return sum(word << 16 * i for i, word in enumerate(reversed(words)))
+
+    def _gain(self, signal: Signal, now: int, resets: list[str]) -> int | None:
+        """Return how many increments came; None where nobody can say."""
+        before = self._counts[signal]
+        options = self._options
+        limit = options.max_increments
+        if signal in self._after_gap:
+            limit = options.max_increments_after_gap
+        gain = (now - before) % self._modulus  # right across a wrap
+        # A wrap must be tight also after a gap: a power cut resets counters and makes gaps.
+        if gain <= (limit if now >= before else options.max_increments):
+            return gain
+        # Forward too far, or backward and no wrap: the counter began anew, or another module came.
+        resets.append(f"{signal} counter went from {before} to {now}")
+        return now if now < before and now <= limit else None
+
+    def _tell(self, gained: dict[Signal, int | None], readings: list[Reading]) -> None:
+        if gained.get("alarm", 0) != 0:
+            active = self._levels.get("alarm")
+            readings.append(MetalAlarm(active=active, pulses=gained["alarm"]))
+        passages: dict[Signal, int | None] = {s: n for s, n in gained.items() if s != "alarm"}
+        if any(n != 0 for n in passages.values()):
+            readings.append(self._passages(passages))
+
+    def _passages(self, gained: dict[Signal, int | None]) -> MetalPassages:
+        """Return the passages; a direction that is wired but silent is 0, an unwired one None."""
+        entered, left = (
+            gained.get(signal, 0 if signal in self._points else None)
+            for signal in ("passage_in", "passage_out")
+        )
+        return MetalPassages(entered=entered, left=left)
+
+
+def _points(options: Options) -> dict[Signal, Point]:
+    if options.preset == "custom":
+        custom: dict[Signal, Point | None] = {
+            "alarm": options.alarm,
+            "ready": options.ready,
+            "passage_in": options.passage_in,
+            "passage_out": options.passage_out,
+        }
+        return {signal: point for signal, point in custom.items() if point is not None}
+    channels: dict[Signal, int] = {
+        "alarm": options.alarm_channel,
+        "ready": options.ready_channel,
+        "passage_in": options.passage_in_channel,
+        "passage_out": options.passage_out_channel,
+    }
+    return {
+        signal: Point(
+            contact=options.contacts_start + channel,
+            counter=UNWIRED if signal == "ready" else options.counters_start + 2 * channel,
+        )
+        for signal, channel in channels.items()
+        if channel != UNWIRED
+    }
+
+
+def _blocks(parts: Iterable[Part], period_s: float) -> list[Block]:
+    """Return the requests that read these parts: near ones together, none of them cut."""
+    blocks: list[Block] = []
+    for table, address, length in sorted(parts):
+        last = blocks[-1] if blocks else None
+        if (
+            last is not None
+            and last.table == table
+            and address <= last.address + last.count + MAX_GAP
+            and address + length - last.address <= MAX_BLOCK
+        ):
+            count = max(last.count, address + length - last.address)
+            blocks[-1] = Block(table=table, address=last.address, count=count, period_s=period_s)
+        else:
+            blocks.append(Block(table=table, address=address, count=length, period_s=period_s))
+    return blocks

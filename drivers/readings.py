@@ -1,0 +1,253 @@
+"""What a device can say: the words every driver speaks and the lane understands.
+
+Readings know no time: ``agent.link`` stamps them on arrival. A figure the device did not give is
+None, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+RAW_LIMIT_BYTES = 256
+"""No more than this of a refused frame is kept."""
+
+
+class Reason(StrEnum):
+    """Why a frame was refused."""
+
+    SYNTAX = "syntax"
+    LENGTH = "length"
+    CHECKSUM = "checksum"
+    RANGE = "range"
+    UNKNOWN = "unknown"
+    TRUNCATED = "truncated"
+    FLOOD = "flood"
+    DEVICE_ERROR = "device_error"
+    NO_REPLY = "no_reply"
+    UNIT = "unit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadFrame:
+    """Bytes that are not a reading: counted and published, never guessed."""
+
+    reason: Reason
+    raw: bytes
+    detail: str
+
+    @classmethod
+    def of(cls, reason: Reason, raw: bytes, detail: str) -> BadFrame:
+        """Return a refusal that keeps at most RAW_LIMIT_BYTES of the frame."""
+        return cls(reason=reason, raw=bytes(raw[:RAW_LIMIT_BYTES]), detail=detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GammaCounts:
+    """Gamma counts of one interval of an occupancy, one figure per detector [counts]."""
+
+    counts: tuple[int, ...]
+    real_time_s: float
+    device_alarm: bool
+    age_s: float = 0.0
+    """How long before it arrived the interval ended [s]; above 0 for intervals sent late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeutronCounts:
+    """Neutron counts of one interval of an occupancy, one figure per detector [counts]."""
+
+    counts: tuple[int, ...]
+    real_time_s: float
+    device_alarm: bool
+    age_s: float = 0.0
+
+
+Level = Literal["ok", "high", "low"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GammaBackground:
+    """The device's own running gamma background, one figure per detector [counts/s].
+
+    ``averaging_s`` is None where the device does not say over how long it averages.
+    """
+
+    cps: tuple[float, ...]
+    level: Level = "ok"
+    averaging_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeutronBackground:
+    """The device's own running neutron background [counts/s].
+
+    ``rounded_down`` figures are a lower bound within 1 cps and no basis for a decision.
+    ``total_cps`` is exact to 0.001 where ``rounded_down`` is false.
+    """
+
+    total_cps: float
+    rounded_down: bool
+    per_detector_cps: tuple[float, ...] | None = None
+    level: Level = "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowCounts:
+    """Gamma counts in energy windows, all detectors summed, low energy first [counts]."""
+
+    counts: tuple[int, ...]
+    real_time_s: float
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowBackground:
+    """The device's own background in energy windows, all detectors summed [counts/s]."""
+
+    cps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyEnd:
+    """The device says that the vehicle has left.
+
+    ``number`` is the device's own counter and no key: it returns to 1 each day and at power-up.
+    """
+
+    number: int
+    neutron_background_cps: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleSpeed:
+    """One beam timing; ``m_per_s`` is None where the device capped or spoiled it."""
+
+    m_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalSettings:
+    """What a portal says of its own settings; one line gives a part, the rest is None."""
+
+    nsigma: float | None = None
+    intervals: int | None = None
+    hold_in_intervals: int | None = None
+    gamma_high_cps: int | None = None
+    gamma_low_cps: int | None = None
+    algorithms: tuple[str, ...] | None = None
+    detectors_on: tuple[bool, ...] | None = None
+    background_s: int | None = None
+    background_sigma: float | None = None
+    firmware: str | None = None
+    neutron_high_cps: int | None = None
+    neutron_background_s: int | None = None
+    neutron_max_intervals: int | None = None
+    neutron_sequential_intervals: int | None = None
+    line: str = ""
+    """The line itself, for the record."""
+
+
+DeviceAlarmKind = Literal["gamma", "neutron", "spectral", "metal", "weight", "tamper"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceAlarm:
+    """An alarm the device decided by itself and that no other reading carries."""
+
+    kind: DeviceAlarmKind
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    """A condition of the device: tamper, mains, not ready, high background …
+
+    ``active`` None: the device cannot say any more. ``tamper`` conditions raise a tamper alarm,
+    the others a fault.
+    """
+
+    condition: str
+    active: bool | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undocumented:
+    """A message whose meaning its maker does not publish, kept as it came."""
+
+    tag: str
+    text: str
+
+
+Mode = Literal["gross", "net", "tare", "unknown"]
+Range = Literal["ok", "over", "under", "error", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One indication of a scale.
+
+    ``value`` is the exact decimal text of the indication and ``mass_kg`` its exact conversion;
+    both are None where ``range`` is not "ok" (a blank display is no weight). ``stable`` is what
+    the device says, None where the protocol cannot say it. ``verified`` is true where the frame
+    had an integrity field and it was right.
+    """
+
+    value: str | None
+    unit: str | None
+    mass_kg: float | None
+    mode: Mode
+    stable: bool | None
+    range: Range
+    stable_by: Literal["device", "host"] | None = "device"
+    tare: str | None = None
+    alibi_id: str | None = None
+    high_resolution: bool = False
+    verified: bool = False
+    notes: tuple[str, ...] = ()
+    """What a technician should know of this frame, e.g. "parity bit seen"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetalAlarm:
+    """The alarm relay of a metal detector.
+
+    ``active`` is the level now, ``pulses`` how many alarms began since the last reading (from a
+    latched counter, so none is lost between polls); None where the device gives no such figure.
+    """
+
+    active: bool | None
+    pulses: int | None
+    is_random: bool = False
+    """Selected for secondary search by chance: no metal was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetalPassages:
+    """Persons counted since the last reading, by direction; None where the device cannot say."""
+
+    entered: int | None
+    left: int | None
+
+
+Reading = (
+    BadFrame
+    | GammaCounts
+    | NeutronCounts
+    | GammaBackground
+    | NeutronBackground
+    | WindowCounts
+    | WindowBackground
+    | OccupancyEnd
+    | VehicleSpeed
+    | PortalSettings
+    | DeviceAlarm
+    | DeviceState
+    | Undocumented
+    | Weight
+    | MetalAlarm
+    | MetalPassages
+)

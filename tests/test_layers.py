@@ -1,0 +1,228 @@
+"""Who may import whom: the table of docs/architecture.md, read off every module's source."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("agent", "drivers", "simulators")
+BARRED_FROM_PURE = frozenset(
+    {
+        "asyncio",
+        "socket",
+        "serial",
+        "time",
+        "logging",
+        "random",
+        "threading",
+        "subprocess",
+        "sqlite3",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``inside``: prefixes of our own modules; ``outside``: other packages, standard ones apart."""
+
+    modules: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    barred: frozenset[str] = frozenset()
+
+
+WORDS = ("drivers.readings",)
+CODECS = ("drivers.base", "drivers.rpm", "drivers.scale", "drivers.metal")
+PIPES = ("drivers.transport", "drivers.modbus")
+MATHEMATICS = ("agent.analysis",)
+CORE = ("agent.records", "agent.lane")
+EDGES = (
+    "agent.settings",
+    "agent.config",
+    "agent.clock",
+    "agent.health",
+    "agent.version",
+    "agent.delivery.wire",
+    "agent.delivery.snapshots",
+)
+SHELL = ("agent.link", "agent.delivery")
+TOP = ("agent.supervisor", "agent.cli", "agent.tools")
+
+# The first rule whose module fits counts: the narrow before the wide.
+RULES = (
+    Rule(WORDS, WORDS, ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(("drivers.base",), WORDS, (), BARRED_FROM_PURE),
+    Rule(CODECS, (*WORDS, "drivers.base"), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(("drivers.modbus",), (*WORDS, "drivers.base", *PIPES), ("pymodbus",), frozenset()),
+    Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
+    Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),
+    Rule(CORE, (*CORE, *WORDS, *MATHEMATICS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(
+        EDGES,
+        (*EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
+        ("msgspec", "cryptography", "rfc8785"),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(
+        ("agent.delivery.uplink",),
+        (*SHELL, *EDGES, *CORE, *WORDS),
+        ("msgspec", "paho"),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(("agent.delivery.journal",), (*SHELL, *EDGES, *CORE, *WORDS), ("msgspec",), frozenset()),
+    Rule(
+        SHELL,
+        (*SHELL, *EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
+        ("msgspec",),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(
+        ("agent.supervisor", "agent.cli"),
+        ("agent", "drivers"),
+        ("msgspec",),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(
+        ("agent.tools",),
+        PACKAGES,
+        ("msgspec", "numpy", "scipy", "rich", "amqtt"),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(("simulators.centre",), ("simulators",), ("numpy", "paho"), frozenset()),
+    Rule(("simulators",), ("simulators",), ("numpy",), frozenset({"sqlite3"})),
+    Rule(("agent", "drivers"), (), (), frozenset()),  # the empty __init__ of each package
+)
+
+
+def below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def imports(source: str) -> dict[str, int]:
+    """Return what a module imports, with lines; ``from a import b`` is ``a.b``."""
+    found: dict[str, int] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name: node.lineno for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides its layer"
+            found |= {f"{node.module}.{alias.name}": node.lineno for alias in node.names}
+    return found
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Return one sentence for each import that the module's layer does not allow."""
+    rule = next(rule for rule in RULES if below(module, rule.modules))
+    wrong = []
+    for name, line in imports(source).items():
+        top = name.partition(".")[0]
+        if top in PACKAGES:
+            # `from agent import config` names a package's member, `agent.config`.
+            is_allowed = below(name, rule.inside)
+        elif top in sys.stdlib_module_names:
+            is_allowed = top not in rule.barred
+        else:
+            is_allowed = below(name, rule.outside)
+        if not is_allowed:
+            wrong.append(f"{module}:{line} imports {name}")
+    return wrong
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def test_every_module_imports_only_what_its_layer_allows():
+    found = modules()
+    assert len(found) > 30, "the modules were not found"
+    wrong = [w for name, path in found.items() for w in violations(name, path.read_text("utf-8"))]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("drivers.rpm.rapiscan", "import asyncio"),
+        ("drivers.rpm.rapiscan", "from time import monotonic"),
+        ("drivers.rpm.rapiscan", "from drivers.rpm import aspect"),
+        ("drivers.scale.toledo", "import serial"),
+        ("drivers.scale.toledo", "import msgspec"),
+        ("drivers.metal.dry_contact", "from pymodbus.client import AsyncModbusTcpClient"),
+        ("drivers.metal.dry_contact", "from drivers.modbus import ModbusLine"),
+        ("drivers.base", "from agent.records import Alarm"),
+        ("drivers.transport", "import pymodbus"),
+        ("drivers.transport", "from drivers.modbus import ModbusLine"),
+        ("agent.analysis.gross", "from drivers.readings import GammaCounts"),
+        ("agent.analysis.gross", "from scipy import stats"),
+        ("agent.analysis.gross", "import scipy.optimize"),
+        ("agent.lane.step", "def f():\n    import logging"),
+        ("agent.lane.step", "from agent.settings import LaneConfig"),
+        ("agent.records", "import msgspec"),
+        ("agent.config.load", "from agent.link import Link"),
+        ("agent.config.load", "import yaml"),
+        ("agent.delivery.wire", "from agent.delivery.journal import Journal"),
+        ("agent.delivery.wire", "import sqlite3"),
+        ("agent.delivery.forward", "import paho.mqtt.client"),
+        ("agent.delivery.journal_thread", "import sqlite3"),
+        ("agent.link", "from agent.supervisor import Supervisor"),
+        ("agent.supervisor", "import scipy.stats"),
+        ("agent.supervisor", "from simulators.scene import Scene"),
+        ("agent.tools.demo", "import paho.mqtt.client"),
+        ("simulators.rpm", "from drivers.readings import GammaCounts"),
+        ("simulators.centre", "from agent.delivery import wire"),
+        ("simulators.modbus_server", "import pymodbus"),
+    ],
+)
+def test_an_import_across_the_layers_is_caught(module, source):
+    assert len(violations(module, source)) == 1, f"{module} may not: {source}"
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("drivers.rpm.rapiscan", "from msgspec import Meta\nimport re\nimport drivers.base"),
+        ("drivers.modbus", "import pymodbus.pdu\nimport asyncio"),
+        ("agent.lane.step", "from agent.analysis import gross\nfrom msgspec import Meta"),
+        ("agent.delivery.journal", "import sqlite3\nfrom agent.delivery import wire"),
+        ("agent.delivery.uplink", "import paho.mqtt.client as mqtt"),
+        ("agent.tools.demo", "from simulators.scene import Scene\nimport rich.table"),
+        ("simulators.centre", "import sqlite3\nimport paho.mqtt.client"),
+    ],
+)
+def test_an_import_that_the_layer_allows_passes(module, source):
+    assert violations(module, source) == []
+
+
+def test_a_relative_import_is_refused():
+    with pytest.raises(AssertionError, match="relative"):
+        violations("agent.link", "from . import clock")
+
+
+def test_no_daemon_module_reaches_a_tools_library():
+    """What ``checkpointd run`` loads holds neither simulators nor what only tools need."""
+    found = modules()
+    reached, waiting = set(), ["agent.tools.daemon"]
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name not in found:
+            continue
+        reached.add(name)
+        for imported in imports(found[name].read_text("utf-8")):
+            assert not below(
+                imported,
+                ("simulators", "rich", "amqtt", "scipy.stats", "scipy.optimize", "cryptography"),
+            ), f"{name} imports {imported}"
+            if imported.startswith("agent.cli"):
+                continue  # imports each command's module only when that command runs
+            waiting += [imported, imported.rpartition(".")[0]]
+    assert "agent.supervisor" in reached
