@@ -41,7 +41,7 @@ class MqttOptions:
     keepalive_s: Annotated[int, Meta(description="MQTT keepalive [s]", ge=5, le=300)] = 20
     window: Annotated[int, Meta(description="publishes in flight at once", ge=1, le=200)] = 20
     backlog_per_s: Annotated[
-        int, Meta(description="stored records sent again per second at most", ge=1, le=10000)
+        int, Meta(description="stored records sent again at most [records/s]", ge=1, le=10000)
     ] = 500
     max_payload_bytes: Annotated[
         int, Meta(description="a larger record is parked, not sent [bytes]", ge=1024)
@@ -117,8 +117,8 @@ class DeviceOptions:
     max_lateness_s: Annotated[
         float,
         Meta(
-            description="after a time-out an RTU line is kept silent so long, and late replies are "
-            "thrown away [s]",
+            description="an RTU unit that did not answer in time is left alone so much longer, and "
+            "a reply that late is never taken for another's [s]",
             ge=0,
             le=10,
         ),

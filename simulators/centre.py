@@ -27,7 +27,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -78,7 +78,7 @@ class Centre:
         root: str = "checkpoint",
         tls: ssl.SSLContext | None = None,
         *,
-        protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv5,
+        protocol: Literal["5", "3.1.1"] = "5",
         username: str | None = None,
         password: str | None = None,
         client_id: str = "centre",
@@ -117,12 +117,12 @@ class Centre:
             self._client.tls_set_context(tls)
         self._sender = threading.Thread(target=self._send_receipts, name="receipts", daemon=True)
 
-    def _make_client(self, client_id: str, protocol: MQTTProtocolVersion) -> mqtt.Client:
-        is_v5 = protocol == MQTTProtocolVersion.MQTTv5
+    def _make_client(self, client_id: str, protocol: Literal["5", "3.1.1"]) -> mqtt.Client:
+        is_v5 = protocol == "5"
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            protocol=protocol,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
             clean_session=None if is_v5 else self._session_expiry_s == 0,
         )
         client.on_connect = self._on_connect

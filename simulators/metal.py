@@ -6,12 +6,15 @@ The module is a Moxa ioLogik E1210 or E1212 with sixteen inputs::
     FC 04  0010h + 2 x channel    32-bit counter of its rising edges, high word first
     FC 04  0030h                  all sixteen contacts, channel 0 the lowest bit
 
-    channel 0  alarm relay, held for a while     3  photocell on the outward side
+    channel 0  alarm relay, held for a while     3  passage relay, a person leaving
             1  ready, normally energised         4  selected at random (no metal)
-            2  photocell on the inward side
+            2  passage relay, a person entering
 
-Counters catch pulses that fall between two polls. Source: Moxa ioLogik E1212 manual A-7 to A-10;
-the channel of the random relay is ours, as every installer wires his own.
+The detector itself tells the direction from its two photocells and closes one passage relay a
+person. Counters catch pulses that fall between two polls.
+
+Source: Moxa ioLogik E1212 manual A-7 to A-10; the channel of the random relay is ours, as every
+installer wires his own.
 """
 
 from __future__ import annotations
@@ -24,13 +27,10 @@ from typing import Literal
 from simulators.clock import SceneClock
 from simulators.modbus_server import ModbusRtuServer, ModbusTcpServer, ModbusUnit
 
-ALARM, READY, PHOTOCELL_IN, PHOTOCELL_OUT, RANDOM = range(5)
+ALARM, READY, ENTERED, LEFT, RANDOM = range(5)
 CHANNELS = 16
 COUNTERS_AT = 0x0010
 WORD_AT = 0x0030
-# Both photocells are dark between these parts of a walk, which is how its direction shows.
-_SECOND_BEAM = 0.4
-_FIRST_BEAM_CLEAR = 0.6
 
 Interval = tuple[float, float]
 
@@ -98,8 +98,8 @@ class WalkThrough:
         self._contacts = {
             ALARM: Contact(_held(walk, hold_s) for walk in seen if walk.has_metal),
             READY: Contact(_between(not_ready)),
-            PHOTOCELL_IN: Contact(_dark(walk, first=walk.direction == "in") for walk in walks),
-            PHOTOCELL_OUT: Contact(_dark(walk, first=walk.direction == "out") for walk in walks),
+            ENTERED: Contact(_walked(walk) for walk in walks if walk.direction == "in"),
+            LEFT: Contact(_walked(walk) for walk in walks if walk.direction == "out"),
             RANDOM: Contact(
                 _held(walk, hold_s) for walk in seen if walk.is_random and not walk.has_metal
             ),
@@ -154,10 +154,9 @@ def _held(walk: MetalWalk, hold_s: float) -> Interval:
     return _middle(walk), _middle(walk) + hold_s
 
 
-def _dark(walk: MetalWalk, *, first: bool) -> Interval:
-    """Return when a photocell is dark; ``first``: the one the person comes to first."""
-    start, end = (0.0, _FIRST_BEAM_CLEAR) if first else (_SECOND_BEAM, 1.0)
-    return walk.at_s + start * walk.transit_s, walk.at_s + end * walk.transit_s
+def _walked(walk: MetalWalk) -> Interval:
+    """Return when a passage relay is closed: from the second photocell to the end of the walk."""
+    return _middle(walk), walk.at_s + walk.transit_s
 
 
 def _between(gaps: Sequence[Interval]) -> list[Interval]:

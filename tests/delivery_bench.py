@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -192,6 +193,7 @@ async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
 # ------------------------------------------------------------ the published contract
 
 
+@cache
 def channels() -> dict[str, tuple[re.Pattern[str], str]]:
     """Return per channel of the AsyncAPI document its topics and the name of its schema."""
     import yaml  # noqa: PLC0415 - the crash test's child starts without it
@@ -215,10 +217,14 @@ def channels() -> dict[str, tuple[re.Pattern[str], str]]:
 
 def check_message(topic: str, payload: bytes) -> str:
     """Check a message against the published contract and return its channel."""
-    import jsonschema  # noqa: PLC0415 - the crash test's child starts without it
-
     matching = [name for name, (pattern, _) in channels().items() if pattern.fullmatch(topic)]
     assert len(matching) == 1, f"{topic} matches {matching}"
-    schema = json.loads((MESSAGES / channels()[matching[0]][1]).read_text())
-    jsonschema.Draft202012Validator(schema).validate(json.loads(payload))
+    _validator(channels()[matching[0]][1]).validate(json.loads(payload))
     return matching[0]
+
+
+@cache
+def _validator(schema: str) -> Any:
+    import jsonschema  # noqa: PLC0415 - the crash test's child starts without it
+
+    return jsonschema.Draft202012Validator(json.loads((MESSAGES / schema).read_text()))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from mosquitto import running_mosquitto
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion
 
 from simulators.centre import Centre, Stream
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.broker
 LIMIT_S = 10.0
 HOME = "checkpoint/v1/bridge-north/gw-1/"
 ALARM = Stream("bridge-north", "gw-1", "alarm", "3f9c")
-VERSIONS = [MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311]
+VERSIONS = ["5", "3.1.1"]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from drivers.base import Block
 from drivers.metal.dry_contact import Driver, Options, Point
 from drivers.readings import BadFrame, DeviceState, MetalAlarm, MetalPassages, Reason
+from simulators.metal import MetalWalk, WalkThrough
 
 COUNTER_ONLY = Point(counter=0)
 
@@ -280,3 +283,43 @@ def test_a_figure_above_the_modulus_is_refused():
 def test_a_map_that_cannot_be_read_is_a_configuration_error(options, says):
     with pytest.raises(msgspec.ValidationError, match=says):
         msgspec.convert(options, Options)
+
+
+# --- against the simulator ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_persons_and_alarms_are_the_simulators_truth_whatever_the_poll_misses(seed):
+    rng = random.Random(seed)
+    at_s, walks = 3.0, []
+    for _ in range(25):
+        at_s += rng.uniform(1.5, 6.0)
+        walks.append(
+            MetalWalk(
+                at_s=at_s,
+                direction=rng.choice(["in", "out"]),
+                has_metal=rng.random() < 0.4,
+                transit_s=rng.uniform(0.1, 1.0),
+            )
+        )
+    begin = rng.choice([0, 0xFFFF_FFF0])
+    detector = WalkThrough(walks, hold_s=0.2, counters_begin_at=begin)
+    driver = Driver(Options(preset="moxa-e1212"))
+    readings, scene_s = [], 0.0
+    while scene_s < at_s + 5.0:
+        detector.update(scene_s)
+        for block in driver.blocks():
+            bank = detector.unit.discrete if block.table == "discrete" else detector.unit.input
+            words = tuple(int(bank[block.address + i]) for i in range(block.count))
+            readings += driver.decode(block, words)
+        scene_s += rng.uniform(0.05, 1.2)
+    assert not [r for r in readings if isinstance(r, BadFrame)]
+    assert sum(r.entered or 0 for r in readings if isinstance(r, MetalPassages)) == sum(
+        w.direction == "in" for w in walks
+    )
+    assert sum(r.left or 0 for r in readings if isinstance(r, MetalPassages)) == sum(
+        w.direction == "out" for w in walks
+    )
+    assert sum(r.pulses or 0 for r in readings if isinstance(r, MetalAlarm)) == sum(
+        w.has_metal for w in walks
+    )

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators.clock import SceneClock
-from simulators.metal import ALARM, PHOTOCELL_IN, PHOTOCELL_OUT, RANDOM, MetalWalk, WalkThrough
+from simulators.metal import ALARM, ENTERED, LEFT, RANDOM, MetalWalk, WalkThrough
 from simulators.ports import PtyPort
 from simulators.scales import (
     Observation,
@@ -422,7 +422,7 @@ def test_sics_sets_zero_and_tare_within_their_limits():
 # --- metal --------------------------------------------------------------------------------------
 
 
-def test_photocells_tell_the_direction_and_only_metal_closes_the_alarm_relay():
+def test_passage_relays_tell_the_direction_and_only_metal_closes_the_alarm_relay():
     walks = [
         MetalWalk(at_s=10.0, direction="in", has_metal=True),
         MetalWalk(at_s=20.0, direction="out", has_metal=False),
@@ -440,8 +440,8 @@ def test_photocells_tell_the_direction_and_only_metal_closes_the_alarm_relay():
             before = now
         return found
 
-    inward, outward = rises(PHOTOCELL_IN), rises(PHOTOCELL_OUT)
-    assert [a < b for a, b in zip(inward, outward, strict=True)] == [True, False, True]
+    assert rises(ENTERED) == [pytest.approx(at_s, abs=0.011) for at_s in (10.4, 30.4)]
+    assert rises(LEFT) == [pytest.approx(20.4, abs=0.011)]
     assert rises(ALARM) == [pytest.approx(10.4, abs=0.011)]
     assert rises(RANDOM) == [pytest.approx(30.4, abs=0.011)]
 

@@ -122,6 +122,7 @@ def save_last_good(config: Config, config_dir: Path, state_dir: Path) -> bool:
     link = state_dir / LAST_GOOD
     kept = state_dir / f"{LAST_GOOD}-{config.revision[:16]}"
     if link.is_symlink() and link.resolve() == kept.resolve() and kept.is_dir():
+        _drop_others(state_dir, kept)
         return True
     files, problems = read_files(config_dir)
     if problems or files.revision != config.revision:
@@ -136,9 +137,7 @@ def save_last_good(config: Config, config_dir: Path, state_dir: Path) -> bool:
     new_link.symlink_to(kept.name)
     new_link.replace(link)
     _sync(state_dir)
-    for older in state_dir.glob(f"{LAST_GOOD}-*"):
-        if older != kept:
-            _remove(older)
+    _drop_others(state_dir, kept)
     return True
 
 
@@ -164,7 +163,8 @@ def load_last_good(
 
 
 def _write(files: Files, directory: Path) -> None:
-    (directory / "lanes").mkdir(parents=True, mode=0o700)
+    for folder in (directory, directory / "lanes"):
+        folder.mkdir(mode=0o700)
     for name, content in files.contents.items():
         with (directory / name).open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -181,6 +181,12 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _drop_others(state_dir: Path, kept: Path) -> None:
+    for other in state_dir.glob(f"{LAST_GOOD}-*"):
+        if other != kept:
+            _remove(other)
 
 
 def _remove(directory: Path) -> None:

@@ -43,7 +43,10 @@ class Source:
     ) -> Problem:
         """Return a problem of the option at that path; ``value`` None: nothing to show."""
         hidden = value is None or any(is_secret_name(part) for part in path)
-        is_override = any(path[:size] in self.overrides for size in range(1, len(path) + 1))
+        # An option is an override's where it stands inside one, or only came to be by one.
+        is_override = any(path[: len(o)] == o for o in self.overrides) or (
+            path not in self.lines and any(o[: len(path)] == path for o in self.overrides)
+        )
         return Problem(
             file="--set" if is_override else self.name,
             line=None if is_override else line_of(self.lines, path),

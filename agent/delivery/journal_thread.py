@@ -78,7 +78,8 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._is_committing = False
         self._is_wanted = False
-        self._is_releasing = False
+        self._has_release = False
+        """One stands in ``_waiting``: more in one commit would keep an alarm waiting."""
         self._maintained_s = clock.mono_s()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
@@ -94,7 +95,7 @@ class Journal:
     async def open(self) -> None:
         """Open or make the store; raises JournalError with one sentence for the operator."""
         await self._visit(self._store.open)
-        self._put(self._store.release_receipted, is_vital=False)
+        self._put_release()
 
     async def close(self) -> None:
         """Commit what waits and close; what could not be stored is reported as an event."""
@@ -205,8 +206,8 @@ class Journal:
         return _Visit(result, failure, self._store.take_events(), self._store.take_stored())
 
     def _put_release(self) -> None:
-        if not self._is_releasing:
-            self._is_releasing = True
+        if not self._has_release:
+            self._has_release = True
             self._put(self._release_some, is_vital=False)
 
     def _release_some(self) -> object:
@@ -233,6 +234,7 @@ class Journal:
             self._is_wanted = True
             return
         items, self._waiting = self._waiting[:BATCH_ITEMS], self._waiting[BATCH_ITEMS:]
+        self._has_release = any(item.work == self._release_some for item in self._waiting)
         if not items:
             return
         self._is_wanted = bool(self._waiting)
@@ -270,11 +272,9 @@ class Journal:
             self._settle(item, result)
 
     def _settle(self, item: _Item, result: object) -> None:
-        if item.work == self._release_some:
-            self._is_releasing = False
-            if isinstance(result, _More):
-                self._put_release()
-                asyncio.get_running_loop().call_later(RELEASE_PAUSE_S, self._commit)
+        if isinstance(result, _More):
+            self._put_release()
+            asyncio.get_running_loop().call_later(RELEASE_PAUSE_S, self._commit)
         if item.future is None or item.future.done():
             return
         if isinstance(result, BaseException):

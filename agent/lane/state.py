@@ -161,6 +161,13 @@ class LaneState:
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
 
+    def copied(self) -> LaneState:
+        """Return another state that holds the same; ``copy.copy`` takes three times as long."""
+        new = object.__new__(LaneState)
+        for name in LaneState.__slots__:
+            setattr(new, name, getattr(self, name))
+        return new
+
 
 @dataclass(slots=True)
 class Turn:

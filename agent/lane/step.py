@@ -7,7 +7,6 @@ said.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import assert_never
 
@@ -53,7 +52,7 @@ def step(
     state: LaneState, event: LaneEvent, rules: LaneRules
 ) -> tuple[LaneState, tuple[Record, ...]]:
     """Return the lane after one event, and what it has to say; ``state`` stays as it was."""
-    turn = Turn(copy.copy(state), rules, event.stamp)
+    turn = Turn(state.copied(), rules, event.stamp)
     _run_due(turn, 0, event.stamp)
     parts = turn.state.parts
     match event:
@@ -108,7 +107,8 @@ def is_vacant(state: LaneState) -> bool:
 
 def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
     """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
-    while True:
+    state = turn.state
+    while state.transits or state.parts or state.walks:
         due = min(_due(turn), key=lambda d: d[0], default=None)
         if due is None or due[0] > until.mono_us:
             break

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paho.mqtt.enums import MQTTProtocolVersion
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -155,7 +154,7 @@ class _Demo:
     async def run(self) -> int:
         began_s = time.monotonic()
         lane = LaneSimulator(self.scene, time_scale=self.scale)
-        centre = Centre("127.0.0.1", self.broker_port, protocol=MQTTProtocolVersion.MQTTv311)
+        centre = Centre("127.0.0.1", self.broker_port, protocol="3.1.1")
         centre.start()
         clock = Clock(time_scale=self.scale)
         printer = asyncio.create_task(self._print_forever(centre))

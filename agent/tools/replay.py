@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, timezone
 from pathlib import Path
+from typing import cast
 
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.lane.options import LaneRules
@@ -30,7 +31,7 @@ from agent.tools.recording import (
     read_capture,
 )
 from drivers.base import PolledDriver, StreamDriver
-from drivers.readings import BadFrame
+from drivers.readings import BadFrame, Reading, Reason
 
 NAME = "replay"
 PORTAL_SETTINGS = frozenset({"nsigma", "intervals", "algorithms"})
@@ -125,6 +126,7 @@ class Replay:
         self._drivers: dict[str, StreamDriver | PolledDriver] = {
             d.name: d.driver.make(d.driver_options) for d in lane.devices
         }
+        self._polled = {d.name for d in lane.devices if d.driver.is_polled}
         self._rules = rules
         self._encoder = encoder
         self._lines = lines
@@ -154,26 +156,31 @@ class Replay:
                 f"{self._recording}: it has a device {line.device!r} that the lane "
                 f"{self._rules.lane_id} does not have; known are {', '.join(self._drivers)}"
             )
-        match line, driver:
-            case CapturedLink(), _:
-                readings = driver.silence()
-                yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
-            case CapturedBytes(), StreamDriver():
-                readings = driver.feed(line.data)
-            case CapturedRegisters(), PolledDriver():
-                asked = (line.table, line.address, len(line.registers))
-                blocks = [b for b in driver.blocks() if (b.table, b.address, b.count) == asked]
-                readings = driver.decode(blocks[0], line.registers) if blocks else []
-                self.summary.refused["unknown"] += not blocks
-            case _:
-                raise RecordingError(
-                    f"{self._recording}: {line.device!r} was recorded over another kind of line "
-                    "than its driver in the lane file reads"
-                )
+        is_polled = line.device in self._polled
+        if isinstance(line, CapturedLink):
+            readings = driver.silence()
+            yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
+        elif isinstance(line, CapturedBytes) and not is_polled:
+            readings = cast("StreamDriver", driver).feed(line.data)
+        elif isinstance(line, CapturedRegisters) and is_polled:
+            readings = self._decode(cast("PolledDriver", driver), line)
+        else:
+            raise RecordingError(
+                f"{self._recording}: {line.device!r} was recorded over another kind of line than "
+                "its driver in the lane file reads"
+            )
         for reading in readings:
             if isinstance(reading, BadFrame):
                 self.summary.refused[reading.reason.value] += 1
             yield Timed(stamp=stamp, device=line.device, reading=reading)
+
+    def _decode(self, driver: PolledDriver, line: CapturedRegisters) -> list[Reading]:
+        asked = (line.table, line.address, len(line.registers))
+        for block in driver.blocks():
+            if (block.table, block.address, block.count) == asked:
+                return driver.decode(block, line.registers)
+        self.summary.refused[Reason.UNKNOWN.value] += 1
+        return []
 
     def _take(self, event: LaneEvent) -> Iterator[bytes]:
         self._state, records = step(self._state, event, self._rules)

@@ -7,7 +7,10 @@ Registers, addresses from 0 as on the wire; Moxa ioLogik E1210 and E1212, channe
 
     channel 0  alarm relay, closed in alarm, held for 0.5-5 s
     channel 1  ready relay, fail-safe: closed while the detector is well and powered
-    channel 2  photocell, person entering         channel 3  photocell, person leaving
+    channel 2  passage relay: a person entered    channel 3  passage relay: a person left
+
+A passage relay closes once a person, as the detector's own direction logic gives it. Of two bare
+photocells wire one only: each person breaks both, and their order is not read here.
 
 The counters latch: a pulse shorter than the poll is not lost, and several between two polls are
 several. They count closings, must be started in the module, and survive a gap in our polling:
