@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 DEFAULT_CONFIG = Path("/etc/checkpointd")
@@ -113,7 +113,10 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             print(check.drivers_json() if arguments.json else check.drivers_text())
             return 0
         text, code = check.check_command(
-            arguments.config, against=arguments.against, as_json=arguments.json
+            arguments.config,
+            against=arguments.against,
+            as_json=arguments.json,
+            now=datetime.now(UTC),
         )
         print(text, file=sys.stdout if code == 0 or arguments.json else sys.stderr)
         return code

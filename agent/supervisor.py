@@ -137,6 +137,7 @@ class Supervisor:
     directory : where it came from, read again at a reload; None: it cannot be reloaded
     clock : the agent's only source of time
     notifier : the service manager, or nobody
+    state_dir : where the last good configuration is kept; None: beside the journal
     refused : why the configuration on disk could not be used, where the last good one runs
     """
 
@@ -147,6 +148,7 @@ class Supervisor:
         directory: Path | None,
         clock: Clock,
         notifier: Notifier,
+        state_dir: Path | None = None,
         refused: str | None = None,
     ) -> None:
         self._config = config
@@ -155,7 +157,8 @@ class Supervisor:
         self._notifier = notifier
         self._watchdog = Watchdog(notifier)
         self._refused = refused
-        self._state_dir = Path(config.journal.path).parent
+        self._state_dir = state_dir or Path(config.journal.path).parent
+        self._credentials = _credentials(config)
         self._identity = Identity(
             root=config.mqtt.root, site=config.gateway.site, gw=config.gateway.gw
         )
@@ -556,7 +559,10 @@ class Supervisor:
                 "service, or put them back"
             )
             return
-        is_new_uplink = new.mqtt != self._config.mqtt
+        # A renewed certificate stands under the same name.
+        credentials = _credentials(new)
+        is_new_uplink = new.mqtt != self._config.mqtt or credentials != self._credentials
+        self._credentials = credentials
         self._config = new
         self._journal.set_encoder(self._encoder(new))
         for lane_id in (*change.lanes_removed, *change.lanes_changed):
@@ -597,6 +603,19 @@ class Supervisor:
             await _cancel([self._uplink_task])
         self._uplink = self._make_uplink(new)
         self._uplink_task = self._guard("uplink", self._uplink.run)
+
+
+def _credentials(config: Config) -> list[int | None]:
+    """Return when each file that the broker connection rests on was last written [ns]."""
+    mqtt = config.mqtt
+    names = (mqtt.ca_file, mqtt.cert_file, mqtt.key_file, mqtt.password_file)
+    written: list[int | None] = []
+    for name in names:
+        try:
+            written.append(None if name is None else Path(name).stat().st_mtime_ns)
+        except OSError:
+            written.append(None)
+    return written
 
 
 def _forget_all(lane: Lane) -> None:

@@ -163,7 +163,7 @@ class DeviceAlarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceState:
-    """A condition of the device: tamper, mains, not ready, high background …
+    """A condition of the device: tamper, mains, not ready, high background and so on.
 
     ``active`` None: the device cannot say any more. ``tamper`` conditions raise a tamper alarm,
     the others a fault.

@@ -109,6 +109,17 @@ def test_an_alarm_is_raised_once_however_long_it_lasts_and_updated_as_it_grows()
     assert updated.evidence[0].statistic > 100
 
 
+def test_a_growing_alarm_is_not_said_again_more_than_once_a_second():
+    lane = Bench()
+    lane.background(0)
+    for i in range(15):
+        n = 100 * 2**i if i < 7 else 6400
+        lane.gamma(10 + 0.2 * i, (n, n, n, n), alarm=i >= 4)
+    said = [a.stamp.mono_us for a in lane.alarms("gamma") if a.code == "n_sigma"]
+    assert len(said) >= 2
+    assert all(b - a >= 1_000_000 for a, b in zip(said, said[1:], strict=False))
+
+
 def test_two_occupancies_within_the_join_gap_are_one_transit():
     lane = Bench()
     lane.background(0)
@@ -146,10 +157,10 @@ def test_background_lines_without_counts_close_an_occupancy_whose_end_was_lost()
     lane.background(0)
     for i in range(10):
         lane.gamma(10 + 0.2 * i)
-    lane.background(13)
-    assert lane.snapshot(13).occupied is True
-    lane.background(18)
-    assert lane.snapshot(18).occupied is False
+    lane.background(14.7)
+    assert lane.snapshot(14.7).occupied is True
+    lane.background(14.9)
+    assert lane.snapshot(14.9).occupied is False
     lane.tick(60)
     assert lane.passages()[0].end_reason == "timeout"
 
@@ -253,6 +264,32 @@ def test_a_printed_background_that_hides_the_fraction_explains_a_disagreement():
     assert (agreement.intervals, agreement.agree, agreement.rounding) == (1, 0, 1)
 
 
+def test_the_rule_holds_at_exactly_nsigma():
+    # B = 400 per detector: 1760 counts are 4.0 sigma of the sum, neither more nor less.
+    lane = Bench(rpm=RpmOptions(nsigma=4.0))
+    lane.background(0)
+    for i in range(5):
+        lane.gamma(10 + 0.2 * i, (88, 88, 88, 88), alarm=i == 4)
+    lane.leave(12)
+    lane.tick(40)
+    agreement = lane.passages()[0].rpm.device_agreement
+    assert (agreement.intervals, agreement.agree) == (1, 1)
+
+
+def test_every_occupancy_begins_with_an_empty_window():
+    lane = Bench()
+    lane.background(0)
+    lane.neutron_background(0, 2.5)
+    for at_s in (10, 40):
+        for i in range(3):
+            lane.neutron(at_s + i, 4)
+        lane.vehicle(at_s + 3, 4.0)
+    lane.tick(100)
+    assert [p.rpm.device_agreement.intervals for p in lane.passages()] == [16, 16]
+    first, second = (p.rpm.neutron_p for p in lane.passages())
+    assert first == second
+
+
 def test_the_pillars_decide_where_the_sum_does_not():
     # Worked example of a real first alarm: background 385 392 417 404, sums 440 396 540 427.
     lane = Bench(rpm=RpmOptions(nsigma=5.0))
@@ -345,6 +382,22 @@ def test_over_range_is_raised_in_an_empty_lane_too():
     assert [a.code for a in lane.alarms("gamma", "raised")] == ["over_range"]
     lane.background(5)
     assert len(lane.alarms("gamma", "cleared")) == 1
+
+
+def test_a_background_line_over_range_inside_an_occupancy_is_not_a_second_alarm():
+    lane = Bench(over_range_cps=20000)
+    lane.gamma(10, (4000, 80, 80, 80))
+    lane.background(10.1, cps=25000)
+    assert [a.code for a in lane.alarms("gamma", "raised")] == ["over_range"]
+
+
+def test_a_lane_out_of_service_records_and_says_so():
+    lane = Bench(in_service=False)
+    lane.background(0)
+    lane.vehicle(10, 4.0, LOUD, alarm=True)
+    lane.tick(60)
+    assert lane.passages()[0].reasons == ("gamma_device", "out_of_service")
+    assert lane.snapshot(60).in_service is False
 
 
 # ------------------------------------------------------------------ settings
@@ -532,6 +585,29 @@ def test_a_passage_is_revised_when_a_later_vehicle_makes_its_weight_ambiguous():
     lane.tick(500)
     last = {p.passage_id: p for p in lane.passages()}
     assert [(p.scale, p.ambiguous) for p in last.values()] == [(None, ("scale",))] * 2
+
+
+def test_a_passage_is_said_at_the_moment_its_last_part_arrives():
+    lane = Bench()
+    lane.link(0, "scale", up=True)
+    lane.background(0)
+    lane.vehicle(10, 4.0)
+    lane.tick(25)
+    for i in range(3):
+        assert lane.passages() == []
+        lane.read(25 + 0.5 * i, weight(38000), "scale")
+    assert [p.stamp for p in lane.passages()] == [stamp(26)]
+
+
+def test_a_weight_that_comes_after_the_vehicle_is_not_the_one_before_it():
+    lane = Bench(scale=ScaleOptions(relation="before", max_gap_s=60.0))
+    lane.background(0)
+    lane.vehicle(10, 10.0)
+    lane.weigh(12, 30000)
+    lane.tick(500)
+    portal, scale = sorted(lane.passages(), key=lambda p: p.rpm is None)
+    assert (portal.scale, portal.ambiguous) == (None, ())
+    assert scale.rpm is None
 
 
 def test_a_weight_that_fits_no_vehicle_is_a_passage_of_its_own():
@@ -747,6 +823,21 @@ def test_two_persons_of_one_vehicle_are_one_part_with_the_worse_result():
     lane.tick(100)
     (passage,) = [p for p in lane.passages() if p.rpm]
     assert (passage.metal.persons, passage.metal.result) == (2, "alarm")
+
+
+def test_where_one_person_is_in_doubt_the_others_are_too():
+    lane = Bench(metal=MetalOptions(max_gap_s=15.0))
+    lane.metal_ready(0)
+    lane.background(0)
+    for i in range(20):
+        lane.gamma(20 + 0.2 * i)
+    lane.walk(21, alarm=True)
+    lane.leave(24)
+    lane.walk(31)
+    lane.vehicle(41, 4.0)
+    lane.tick(300)
+    last = {p.passage_id: p for p in lane.passages() if p.rpm}
+    assert [(p.metal, p.ambiguous) for p in last.values()] == [(None, ("metal",))] * 2
 
 
 def test_an_alarm_level_without_a_counter_is_one_alarm_until_it_falls():

@@ -95,7 +95,7 @@ def test_the_service_runs_the_command_under_a_watchdog_and_comes_back_for_ever()
     unit = directives()
     service = unit["Service"]
     assert service["Type"] == "notify"
-    assert service["WatchdogSec"] == "30"
+    assert service["WatchdogSec"] == "60"
     assert service["Restart"] == "always"
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"

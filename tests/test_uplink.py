@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import Mosquitto, running_mosquitto
 
-from agent.delivery import forward, wire
+from agent.delivery import outbox, wire
 from agent.delivery.journal import Stored
 from agent.delivery.outbox import FETCH_ROWS, Item, Outbox
 from agent.delivery.snapshots import Stream
@@ -158,8 +158,8 @@ streams = st.sampled_from(["alarm", "audit", "pass"])
 @settings(max_examples=150, deadline=None)
 def test_every_record_leaves_the_outbox_once_and_streams_in_order(steps) -> None:
     """A model of the disk: a reading sees it as it was, and lands later than it was made."""
-    outbox = Outbox(backlog_per_s=1_000_000)
-    outbox.begin([], {})
+    box = Outbox(backlog_per_s=1_000_000)
+    box.begin([], {})
     disk: dict[str, list[Stored]] = {"alarm": [], "audit": [], "pass": []}
     taken: list[Stored] = []
     reading = None
@@ -168,14 +168,14 @@ def test_every_record_leaves_the_outbox_once_and_streams_in_order(steps) -> None
     def advance(step: str) -> None:
         nonlocal reading, now_s
         now_s += 1.0
-        if step == "fetch" and reading is None and (wanted := outbox.wants()) is not None:
+        if step == "fetch" and reading is None and (wanted := box.wants()) is not None:
             rows = [row for row in disk[wanted.stream] if row.seq > wanted.after_seq]
             unsent = [row for row in rows if row not in taken]
             reading = (wanted, unsent[:FETCH_ROWS])
         elif step == "land" and reading is not None:
-            outbox.fetched(*reading)
+            box.fetched(*reading)
             reading = None
-        elif step == "next" and (item := outbox.next(now_s)) is not None:
+        elif step == "next" and (item := box.next(now_s)) is not None:
             assert item.stored is not None
             taken.append(item.stored)
         elif step in disk:
@@ -184,14 +184,14 @@ def test_every_record_leaves_the_outbox_once_and_streams_in_order(steps) -> None
                 stream=stream, epoch="0", seq=len(disk[step]) + 1, topic="", payload=b""
             )
             disk[step].append(stored)
-            outbox.stored(stored)
+            box.stored(stored)
 
     for step in steps:
         advance(step)
     for _ in range(4 * len(steps) + 20):
         for step in ("fetch", "land", "next"):
             advance(step)
-    assert outbox.is_caught_up
+    assert box.is_caught_up
     assert Counter((each.stream, each.seq) for each in taken) == Counter(
         (each.stream, each.seq) for rows in disk.values() for each in rows
     )
@@ -201,16 +201,37 @@ def test_every_record_leaves_the_outbox_once_and_streams_in_order(steps) -> None
 
 
 def test_of_a_snapshot_only_the_newest_waits() -> None:
-    outbox = Outbox(backlog_per_s=10)
-    outbox.set_retained("a", b"1")
-    outbox.set_retained("b", b"1")
-    outbox.set_retained("a", b"2")
-    outbox.begin([Item(topic="s", payload=b"")], {})
-    sent = [(item.topic, item.payload) for item in iter(lambda: outbox.next(0.0), None)]
+    box = Outbox(backlog_per_s=10)
+    box.set_retained("a", b"1")
+    box.set_retained("b", b"1")
+    box.set_retained("a", b"2")
+    box.begin([Item(topic="s", payload=b"")], {})
+    sent = [(item.topic, item.payload) for item in iter(lambda: box.next(0.0), None)]
     assert sent == [("s", b""), ("a", b"2"), ("b", b"1")]
 
 
 # ------------------------------------------------------------ receipts
+
+
+def test_a_centre_that_speaks_gets_what_it_missed_soon() -> None:
+    watch = outbox.ReceiptWatch(acknowledged=0, receipted=0, now_s=0.0)
+    watch.acknowledged(5, 100.0)
+    assert watch.due(109.0) is None
+    watch.heard(0, 109.0)
+    assert watch.due(109.9) is None
+    assert watch.due(110.0) == 5
+    assert watch.due(200.0) is None, "it has not spoken since"
+    watch.heard(2, 201.0)
+    assert watch.due(205.0) is None
+    assert watch.due(211.0) == 5
+    watch.heard(5, 212.0)
+    assert watch.due(9999.0) is None
+
+
+def test_a_silent_centre_gets_the_oldest_records_ever_more_seldom() -> None:
+    watch = outbox.ReceiptWatch(acknowledged=5000, receipted=100, now_s=0.0)
+    due = [second for second in range(20_000) if watch.due(second) == 1100]
+    assert due == [300, 900, 2100, 4500, 8100, 11700, 15300, 18900]
 
 
 def test_the_centres_receipts_empty_the_store(tmp_path, broker) -> None:
@@ -257,12 +278,11 @@ def test_without_a_receipt_nothing_leaves_and_all_is_sent_again(tmp_path, broker
 
 
 def test_receipts_that_stand_still_bring_the_oldest_again(tmp_path, broker, monkeypatch) -> None:
-    monkeypatch.setattr(forward, "REPEAT_AFTER_S", 0.2)
+    monkeypatch.setattr(outbox, "REPEAT_AFTER_S", 0.2)
 
     async def scenario() -> None:
         centre = centre_on(broker, receipts=False)
         async with Bench(tmp_path, broker.port) as bench:
-            bench.uplink._repeat_s = 0.2
             await until(lambda: bench.uplink.is_connected)
             await bench.journal.append(alarm(1))
             await until(lambda: centre.duplicates >= 1, 15)
@@ -308,7 +328,10 @@ def test_a_receipt_that_is_none_is_counted_and_releases_nothing(tmp_path, broker
 # ------------------------------------------------------------ a broker that fails
 
 
-def test_a_broker_killed_in_mid_stream_costs_no_record(tmp_path, broker) -> None:
+def test_a_broker_killed_in_mid_stream_costs_no_record(tmp_path, broker, monkeypatch) -> None:
+    """The centre comes back later than the gateway: what it missed is acknowledged all the same."""
+    monkeypatch.setattr(outbox, "REPEAT_SOON_S", 0.5)
+
     async def scenario() -> None:
         centre = centre_on(broker)
         async with Bench(tmp_path, broker.port) as bench:
@@ -363,7 +386,7 @@ def test_a_broker_that_stands_still_gets_a_new_connection(tmp_path, broker) -> N
     run(scenario())
 
 
-def test_a_second_client_of_our_name_is_named_in_the_error(tmp_path, broker) -> None:
+def test_two_gateways_of_one_name_are_told_so(tmp_path, broker) -> None:
     async def scenario() -> None:
         async with Bench(tmp_path, broker.port) as bench:
             await until(lambda: bench.uplink.is_connected)
@@ -375,7 +398,9 @@ def test_a_second_client_of_our_name_is_named_in_the_error(tmp_path, broker) -> 
             bench.uplink._note_failure = lambda text: (errors.append(text), note(text))
             other.connect("127.0.0.1", broker.port)
             other.loop_start()
-            await until(lambda: any("no two gateways" in text for text in errors))
+            await until(
+                lambda: any("another gateway runs under this site" in text for text in errors)
+            )
             other.disconnect()
             other.loop_stop()
             await until(lambda: bench.uplink.is_connected)

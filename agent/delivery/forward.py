@@ -17,7 +17,7 @@ from agent.clock import Backoff, Clock
 from agent.delivery import wire
 from agent.delivery.journal import JournalError, JournalStats, Stored
 from agent.delivery.journal_thread import Journal
-from agent.delivery.outbox import FETCH_ROWS, Fetch, Item, Outbox
+from agent.delivery.outbox import FETCH_ROWS, Fetch, Item, Outbox, ReceiptWatch
 from agent.delivery.snapshots import Status, Stream
 from agent.delivery.uplink import Acknowledged, Connection, Heard, Message, UplinkError
 from agent.delivery.wire import Identity
@@ -28,12 +28,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 STABLE_S: Final = 30.0
 """A connection that held for so long lets the next attempt come soon."""
+LOST_SOON: Final = 3
+"""After so many connections in a row that did not hold, the error says what may be the cause."""
 LIVE_IN_FLIGHT: Final = 100
-REPEAT_AFTER_S: Final = 300.0
-"""A stream whose receipts stand still so long has its oldest records sent again, then after twice
-that and so on up to the cap."""
-REPEAT_CAP_S: Final = 3600.0
-REPEAT_ROWS: Final = 1000
 REFUSALS: Final = 5
 """A record refused for a passing reason so often is parked."""
 RETRY_S: Final = 5.0
@@ -119,9 +116,8 @@ class Uplink:
         self._refusals: Counter[tuple[Stream, int]] = Counter()
         self._fetching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._repeat_s = REPEAT_AFTER_S
-        self._repeat_at_s = 0.0
-        self._receipted: dict[Stream, int] = {}
+        self._watches: dict[Stream, ReceiptWatch] = {}
+        self._lost_soon = 0
         self._session = ""
         self._conn = 0
         self._last_error: str | None = None
@@ -234,14 +230,25 @@ class Uplink:
         connection.start()
         await self._until(connection.accepted, connection)
         await self._begin(connection)
+        began_s = _now_s()
         while not self._stop.is_set():
             self.progress += 1
             await asyncio.wait({connection.ended}, timeout=1.0)
             if connection.ended.done():
-                raise UplinkError(connection.ended.result())
+                raise UplinkError(connection.ended.result() + self._hint(_now_s() - began_s))
             self._watch_age()
-            await self._repeat_at_times()
+            self._repeat_at_times()
             self._pump()
+
+    def _hint(self, held_s: float) -> str:
+        """Name the likely cause of connections that are accepted and soon lost."""
+        self._lost_soon = self._lost_soon + 1 if held_s < STABLE_S else 0
+        if self._lost_soon < LOST_SOON:
+            return ""
+        return (
+            f"; lost {self._lost_soon} times soon after connecting: perhaps another gateway runs "
+            "under this site and gw"
+        )
 
     async def _until(self, accepted: asyncio.Future[str], connection: Connection) -> None:
         until_s = _now_s() + CONNECT_TIMEOUT_S
@@ -280,7 +287,6 @@ class Uplink:
         self._in_flight.clear()
         self._live_mids.clear()
         self._outbox.begin([Item(topic=topic, payload=online), about], sent)
-        self._repeat_at_s = _now_s() + self._repeat_s
         self._is_ready = True
         self._last_error = None
         log.info("uplink up broker=%s conn=%d", connection.name, self._conn)
@@ -290,7 +296,12 @@ class Uplink:
     def _repeat_bounds(self, stats: JournalStats) -> dict[Stream, int]:
         if self._options.delivery == "puback":
             return {}
-        return {stream: stats.streams[stream].sent for stream in wire.STREAMS}
+        sent = {stream: stats.streams[stream].sent for stream in wire.STREAMS}
+        self._watches = {
+            stream: ReceiptWatch(sent[stream], stats.streams[stream].receipted, _now_s())
+            for stream in wire.STREAMS
+        }
+        return sent
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -412,24 +423,18 @@ class Uplink:
                 f"unanswered for {oldest_s:.0f} s; connecting anew"
             )
 
-    async def _repeat_at_times(self) -> None:
-        """Send again the oldest of what the centre should have receipted long ago."""
-        if self._options.delivery != "receipt" or _now_s() < self._repeat_at_s:
+    def _repeat_at_times(self) -> None:
+        """Send again what the centre should have receipted: soon where it speaks, else seldom."""
+        if self._options.delivery == "puback":
             return
-        try:
-            streams = (await self._journal.stats()).streams
-        except JournalError as exc:
-            log.warning("uplink journal unreadable: %s", exc)
-            return
-        stalled: dict[Stream, int] = {}
-        for stream in wire.STREAMS:
-            state = streams[stream]
-            if state.receipted < state.sent and self._receipted.get(stream) == state.receipted:
-                stalled[stream] = min(state.sent, state.receipted + REPEAT_ROWS)
-            self._receipted[stream] = state.receipted
-        self._outbox.repeat(stalled)
-        self._repeat_s = min(REPEAT_CAP_S, 2 * self._repeat_s) if stalled else REPEAT_AFTER_S
-        self._repeat_at_s = _now_s() + self._repeat_s
+        now_s = _now_s()
+        for stream, watch in self._watches.items():
+            upto = watch.due(now_s)
+            if upto is not None:
+                log.info(
+                    "uplink repeats stream=%s from=%d to=%d", stream, watch.receipted + 1, upto
+                )
+                self._outbox.repeat({stream: upto})
 
     # ------------------------------------------------------------ what paho's thread handed over
 
@@ -466,6 +471,8 @@ class Uplink:
                 else self._journal.mark_sent
             )
             done(stored.stream, stored.epoch, (stored.seq,))
+            if stored.stream in self._watches:
+                self._watches[stored.stream].acknowledged(stored.seq, _now_s())
         self._pump()
 
     def _on_refused(self, item: Item, event: Acknowledged) -> None:
@@ -495,6 +502,9 @@ class Uplink:
             log.warning("uplink receipt refused topic=%s bytes=%d", event.topic, len(event.payload))
             return
         self._count["receipts"] += 1
+        for stream, watch in self._watches.items():
+            ours = stream == receipt.stream and receipt.epoch == self._journal.epoch
+            watch.heard(receipt.upto if ours else 0, _now_s())
         if self._options.delivery == "receipt":
             self._journal.receipt(receipt.stream, receipt.epoch, receipt.upto)
 

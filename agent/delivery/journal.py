@@ -681,3 +681,64 @@ class _Damage(sqlite3.DatabaseError):
 def _is_damage(exc: sqlite3.DatabaseError) -> bool:
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     return isinstance(exc, _Damage) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLook:
+    """One stream of a store as another process sees it; counts of records on disk.
+
+    ``receipted`` is the highest number the centre has receipted (0: none yet).
+    """
+
+    stream: str
+    epoch: str
+    last: int
+    receipted: int
+    kept: int
+    unsent: int
+    parked: int
+
+
+def look(path: Path) -> list[StreamLook]:
+    """Return what a store holds, without taking it from the agent that may be using it.
+
+    Raises
+    ------
+    JournalError
+        If there is no store, or it cannot be read.
+    """
+    if not path.is_file():
+        raise JournalError(f"journal {path}: there is none yet; has the agent run here?")
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
+    except sqlite3.Error as exc:
+        raise JournalError(f"journal {path}: cannot be read ({exc})") from exc
+    try:
+        (epoch,) = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
+        found = []
+        for name, last, receipted in db.execute(
+            "SELECT name, last, receipted FROM stream ORDER BY name"
+        ).fetchall():
+            counts = dict(
+                db.execute(
+                    "SELECT state, count(*) FROM record WHERE stream=? GROUP BY state", (name,)
+                ).fetchall()
+            )
+            found.append(
+                StreamLook(
+                    stream=name,
+                    epoch=epoch,
+                    last=last,
+                    receipted=receipted,
+                    kept=sum(counts.values()),
+                    unsent=counts.get(_UNSENT, 0),
+                    parked=counts.get(_PARKED, 0),
+                )
+            )
+    except (sqlite3.Error, TypeError) as exc:
+        raise JournalError(
+            f"journal {path}: cannot be read ({exc}); read it as the user of the service"
+        ) from exc
+    finally:
+        db.close()
+    return found

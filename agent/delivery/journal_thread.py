@@ -78,8 +78,7 @@ class Journal:
         self._timer: asyncio.TimerHandle | None = None
         self._is_committing = False
         self._is_wanted = False
-        self._has_release = False
-        """One stands in ``_waiting``: more in one commit would keep an alarm waiting."""
+        self._wants_release = False
         self._maintained_s = clock.mono_s()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
@@ -95,7 +94,7 @@ class Journal:
     async def open(self) -> None:
         """Open or make the store; raises JournalError with one sentence for the operator."""
         await self._visit(self._store.open)
-        self._put_release()
+        self._wants_release = True
 
     async def close(self) -> None:
         """Commit what waits and close; what could not be stored is reported as an event."""
@@ -139,8 +138,8 @@ class Journal:
 
         One beyond the newest record is refused and reported as an event.
         """
+        self._wants_release = True
         self._put(lambda: self._store.receipt(stream, epoch, upto), is_vital=False)
-        self._put_release()
 
     def park(self, stream: Stream, epoch: str, seq: int, reason: str) -> None:
         """Set a record aside that the broker will not take; the audit stream says so once."""
@@ -205,11 +204,6 @@ class Journal:
             failure = exc
         return _Visit(result, failure, self._store.take_events(), self._store.take_stored())
 
-    def _put_release(self) -> None:
-        if not self._has_release:
-            self._has_release = True
-            self._put(self._release_some, is_vital=False)
-
     def _release_some(self) -> object:
         return _More() if self._store.release_receipted() else None
 
@@ -234,7 +228,10 @@ class Journal:
             self._is_wanted = True
             return
         items, self._waiting = self._waiting[:BATCH_ITEMS], self._waiting[BATCH_ITEMS:]
-        self._has_release = any(item.work == self._release_some for item in self._waiting)
+        if self._wants_release:
+            # Last, so that the receipts of this commit count; once, so that it stays short.
+            self._wants_release = False
+            items.append(_Item(self._release_some, None, is_vital=False))
         if not items:
             return
         self._is_wanted = bool(self._waiting)
@@ -273,7 +270,7 @@ class Journal:
 
     def _settle(self, item: _Item, result: object) -> None:
         if isinstance(result, _More):
-            self._put_release()
+            self._wants_release = True
             asyncio.get_running_loop().call_later(RELEASE_PAUSE_S, self._commit)
         if item.future is None or item.future.done():
             return

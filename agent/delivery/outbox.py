@@ -19,6 +19,12 @@ from agent.delivery.wire import STREAMS
 FRESH_LIMIT: Final = 500
 """So many records are held in memory for a stream; further ones are read from disk."""
 FETCH_ROWS: Final = 100
+REPEAT_SOON_S: Final = 10.0
+"""A centre that speaks, but whose receipts of a stream stand still so long, missed something."""
+REPEAT_AFTER_S: Final = 300.0
+"""One that is silent gets the oldest records again after so long, then after twice that."""
+REPEAT_CAP_S: Final = 3600.0
+REPEAT_ROWS: Final = 1000
 _BURST_S: Final = 0.1
 
 
@@ -65,6 +71,51 @@ class _Repeat:
     cursor: int = 0
     rows: deque[Stored] = field(default_factory=deque)
     is_done: bool = False
+
+
+class ReceiptWatch:
+    """Whether the centre's receipts of one stream keep up with the broker's acknowledgements.
+
+    A broker acknowledges what no one receives, so a receipt that stays out is the only sign that
+    the centre was away. All times are any monotonic time [s].
+    """
+
+    def __init__(self, acknowledged: int, receipted: int, now_s: float) -> None:
+        self.receipted = receipted
+        self._acknowledged = acknowledged
+        self._still_since_s = now_s
+        self._patience_s = REPEAT_AFTER_S
+        self._has_spoken = False
+
+    def acknowledged(self, seq: int, now_s: float) -> None:
+        """Note that the broker has a record."""
+        if self._acknowledged <= self.receipted:
+            self._still_since_s = now_s
+        self._acknowledged = max(self._acknowledged, seq)
+
+    def heard(self, upto: int, now_s: float) -> None:
+        """Note a receipt: of this stream, or with ``upto`` 0 of another one."""
+        self._has_spoken = True
+        if upto > self.receipted:
+            self.receipted = upto
+            self._still_since_s = now_s
+            self._patience_s = REPEAT_AFTER_S
+
+    def due(self, now_s: float) -> int | None:
+        """Return up to which record to send again now, or None; asked again it is due later."""
+        still_s = now_s - self._still_since_s
+        if self._acknowledged <= self.receipted:
+            return None
+        if self._has_spoken and still_s >= REPEAT_SOON_S:
+            upto = self._acknowledged
+        elif still_s >= self._patience_s:
+            upto = min(self._acknowledged, self.receipted + REPEAT_ROWS)
+            self._patience_s = min(REPEAT_CAP_S, 2 * self._patience_s)
+        else:
+            return None
+        self._still_since_s = now_s
+        self._has_spoken = False
+        return upto
 
 
 class Outbox:

@@ -204,7 +204,7 @@ class Connection:
             result = MQTTErrorCode.MQTT_ERR_SUCCESS
             while result == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 result = self._client.loop(timeout=1.0)
-            text = self._why or self._last_log or paho.error_string(result)
+            text = self._why or self._last_log or paho.error_string(result).rstrip(".")
         except (OSError, ValueError) as exc:
             text = _reason(exc)
         finally:

@@ -142,7 +142,7 @@ def publish_orphan(turn: Turn, part: Part) -> None:
     passage_id = part.orphan.passage_id if part.orphan else turn.new_id("p")
     scale = part.content if isinstance(part.content, ScalePart) else None
     metal = part.content if isinstance(part.content, MetalPart) else None
-    priority, reasons = _priority(None, scale, metal, ())
+    priority, reasons = _priority(turn.rules, None, scale, metal, ())
     passage = Passage(
         stamp=turn.stamp,
         lane=turn.rules.lane_id,
@@ -183,7 +183,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
     scale = scales[-1] if scales else None
     metal = _joined(metals) if metals else None
     rpm = _rpm_part(transit, turn.rules)
-    priority, reasons = _priority(transit, scale, metal, ambiguous)
+    priority, reasons = _priority(turn.rules, transit, scale, metal, ambiguous)
     alarm_ids = [a.alarm_id for a in transit.alarms]
     alarm_ids += [alarm_id for part in own for alarm_id in part.alarm_ids]
     return Passage(
@@ -296,6 +296,7 @@ def _settings(
 
 
 def _priority(
+    rules: LaneRules,
     transit: Transit | None,
     scale: ScalePart | None,
     metal: MetalPart | None,
@@ -322,4 +323,5 @@ def _priority(
         elevated.append(f"metal_{metal.result}")
     elevated += [f"ambiguous_{device}" for device in ambiguous]
     priority: Priority = "high" if high else "elevated" if elevated else "routine"
-    return priority, (*high, *elevated)
+    service = () if rules.lane.in_service else ("out_of_service",)
+    return priority, (*high, *elevated, *service)

@@ -22,7 +22,7 @@ from agent.supervisor import Supervisor
 log = logging.getLogger("checkpointd")
 
 LAST_GOOD = Path("/var/lib/checkpointd")
-"""Where the last good configuration is looked for when the one on disk names no journal."""
+"""Where the last good configuration is looked for without a service manager."""
 
 
 def run_agent(directory: Path, *, log_level: str) -> int:
@@ -49,9 +49,8 @@ def _configuration(directory: Path) -> tuple[Config | None, str | None]:
         return configuration.load(directory), None
     except configuration.ConfigError as exc:
         refused = str(exc)
-    state_dir = Path(os.environ.get("STATE_DIRECTORY", LAST_GOOD))
     try:
-        config = configuration.load_last_good(state_dir, directory)
+        config = configuration.load_last_good(_state_dir() or LAST_GOOD, directory)
     except configuration.ConfigError:
         return None, refused
     if config is None:
@@ -60,12 +59,19 @@ def _configuration(directory: Path) -> tuple[Config | None, str | None]:
     return config, f"{directory}: refused at the start, the last good one runs: {refused}"
 
 
+def _state_dir() -> Path | None:
+    """Return the state directory that the service manager made, or None."""
+    given = os.environ.get("STATE_DIRECTORY")
+    return Path(given.split(":")[0]) if given else None
+
+
 async def _run(config: Config, directory: Path, refused: str | None) -> int:
     supervisor = Supervisor(
         config,
         directory=directory,
         clock=Clock(),
         notifier=Notifier(os.environ.get("NOTIFY_SOCKET")),
+        state_dir=_state_dir(),
         refused=refused,
     )
     loop = asyncio.get_running_loop()
