@@ -62,9 +62,21 @@ class Message:
 Heard = Acknowledged | Message
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Closes itself where the handshake fails; paho would leave it open."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as inherited
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 def tls_context(options: MqttOptions) -> ssl.SSLContext:
     """Return a TLS 1.3 context with the configured CA and our certificate; raises UplinkError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _TlsSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     file, option = options.ca_file, "ca_file"
     try:
