@@ -109,9 +109,10 @@ def _sync() -> Sync:
 
 
 class Backoff:
-    """Delays between attempts: doubling from ``first_s`` to ``cap_s``, with full jitter.
+    """Delays between attempts: anywhere between ``first_s`` and a ceiling that doubles to ``cap_s``.
 
-    ``reset`` only after the thing held for a while, so that a flapping link does not hammer.
+    The whole span is drawn from, so that many gateways that lost one broker do not come back at one
+    moment. ``reset`` only after the thing held for a while, so that a flapping link does not hammer.
     """
 
     def __init__(
@@ -120,13 +121,13 @@ class Backoff:
         self._first_s = first_s
         self._cap_s = cap_s
         self._jitter = jitter
-        self._ceiling_s = first_s
+        self._ceiling_s = min(cap_s, 2 * first_s)
 
     def next_s(self) -> float:
         """Return how long to wait before the next attempt [s]."""
         ceiling_s, self._ceiling_s = self._ceiling_s, min(self._cap_s, self._ceiling_s * 2)
-        return ceiling_s * (0.5 + 0.5 * self._jitter())
+        return self._first_s + (ceiling_s - self._first_s) * self._jitter()
 
     def reset(self) -> None:
-        """Begin again with the shortest delay."""
-        self._ceiling_s = self._first_s
+        """Begin again with the shortest delays."""
+        self._ceiling_s = min(self._cap_s, 2 * self._first_s)

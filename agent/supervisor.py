@@ -603,6 +603,10 @@ class Supervisor:
             await _cancel([self._uplink_task])
         self._uplink = self._make_uplink(new)
         self._uplink_task = self._guard("uplink", self._uplink.run)
+        # The new one knows no snapshot yet.
+        for lane in self._lanes.values():
+            self._publish_lane(lane)
+            self._publish_devices(lane)
 
 
 def _credentials(config: Config) -> list[int | None]:

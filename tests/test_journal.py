@@ -233,6 +233,19 @@ def test_a_parked_record_is_explained_once_and_tried_again_after_a_restart(tmp_p
         assert len(tombstones(store)) == 1
 
 
+def test_a_restart_neither_forgets_nor_repeats_what_was_sent(tmp_path) -> None:
+    with opened(tmp_path) as store:
+        append(store, *(alarm(n) for n in range(6)))
+        store.run([lambda: store.mark_sent("alarm", store.epoch, [1, 2, 3, 5])])
+        store.run([lambda: store.park("alarm", store.epoch, 2, "x")])
+        store.read(store.stats)
+        append(store, alarm(7))
+    for _ in range(2):
+        with opened(tmp_path) as store:
+            assert rows(store, "alarm") == [2, 4, 6, 7]
+            append(store, audit())
+
+
 def test_a_refused_tombstone_makes_no_further_tombstone(tmp_path) -> None:
     with opened(tmp_path) as store:
         append(store, alarm(1))

@@ -238,10 +238,9 @@ def test_the_centres_receipts_empty_the_store(tmp_path, broker) -> None:
     async def scenario() -> None:
         centre = centre_on(broker)
         async with Bench(tmp_path, broker.port) as bench:
-            for number in range(40):
-                await asyncio.gather(
-                    bench.journal.append(alarm(number)), bench.journal.append(passage(number))
-                )
+            appends = [bench.journal.append(alarm(number)) for number in range(40)]
+            appends += [bench.journal.append(passage(number)) for number in range(40)]
+            await asyncio.gather(*appends)
             await released(bench)
             assert len(centre.records()) == 80
             assert centre.gaps() == {}

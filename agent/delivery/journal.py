@@ -42,7 +42,8 @@ _TIGHT_WAL_PAGES: Final = 32
 _SCHEMA: Final = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE stream (
-        name TEXT PRIMARY KEY, last INTEGER NOT NULL, receipted INTEGER NOT NULL
+        name TEXT PRIMARY KEY, last INTEGER NOT NULL, sent INTEGER NOT NULL,
+        receipted INTEGER NOT NULL
     ) WITHOUT ROWID""",
     """CREATE TABLE record (
         stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -50,6 +51,7 @@ _SCHEMA: Final = (
         is_update INTEGER NOT NULL, state INTEGER NOT NULL, reason TEXT,
         PRIMARY KEY (stream, epoch, seq)
     )""",
+    "CREATE INDEX record_parked ON record (stream, seq) WHERE state = 2",
 )
 # state of a record: 0 not yet acknowledged by the broker, 1 acknowledged, 2 parked
 _UNSENT, _SENT, _PARKED = 0, 1, 2
@@ -212,7 +214,7 @@ class Store:
             db.execute(table)
         meta = [("schema", str(SCHEMA_VERSION)), ("epoch", epoch)]
         db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
-        db.executemany("INSERT INTO stream VALUES (?, 0, 0)", [(stream,) for stream in STREAMS])
+        db.executemany("INSERT INTO stream VALUES (?, 0, 0, 0)", [(stream,) for stream in STREAMS])
         db.execute("COMMIT")
         self._report("new_store", f"journal {self._path}: begun anew", epoch=epoch)
 
@@ -227,13 +229,23 @@ class Store:
                 f"{SCHEMA_VERSION}; install the newer checkpointd or move the file aside"
             )
         (self._page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-        # A record that was refused is tried once more after a restart: its cause may be gone.
-        db.execute("UPDATE record SET state=? WHERE state=?", (_UNSENT, _PARKED))
+        parked = dict(
+            db.execute("SELECT stream, min(seq) FROM record WHERE state = 2 GROUP BY stream")
+        )
         self._epoch = meta["epoch"]
         self._counters = {
-            name: _Counter(last, receipted, receipted + 1)
-            for name, last, receipted in db.execute("SELECT name, last, receipted FROM stream")
+            name: _Counter(last, receipted, min(sent + 1, parked.get(name, sent + 1)))
+            for name, last, sent, receipted in db.execute(
+                "SELECT name, last, sent, receipted FROM stream"
+            )
         }
+        # A record that was refused is tried once more after a restart: its cause may be gone.
+        if parked:
+            db.execute("UPDATE record SET state = 0 WHERE state = 2")
+            db.executemany(
+                "UPDATE stream SET sent=? WHERE name=?",
+                [(counter.first_unsent - 1, name) for name, counter in self._counters.items()],
+            )
         if set(self._counters) != set(STREAMS):
             raise _Damage("a stream is missing")
 
@@ -506,9 +518,7 @@ class Store:
     def stats(self) -> JournalStats:
         """Return the store in figures."""
         (parked,) = (
-            self._connection()
-            .execute("SELECT count(*) FROM record WHERE state=?", (_PARKED,))
-            .fetchone()
+            self._connection().execute("SELECT count(*) FROM record WHERE state = 2").fetchone()
         )
         used_bytes = self._used_bytes()
         return JournalStats(
@@ -578,7 +588,11 @@ class Store:
             "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (stream, self._epoch, seq, topic, payload, recorded_us, is_update, _UNSENT),
         )
-        db.execute("UPDATE stream SET last=? WHERE name=?", (seq, stream))
+        # ``sent`` spares a search at the next start; it rides along here.
+        db.execute(
+            "UPDATE stream SET last=?, sent=? WHERE name=?",
+            (seq, counter.first_unsent - 1, stream),
+        )
         self._counters[stream] = replace(counter, last=seq)
         stored = Stored(stream=stream, epoch=self._epoch, seq=seq, topic=topic, payload=payload)
         self._stored.append(stored)
