@@ -109,10 +109,11 @@ def _sync() -> Sync:
 
 
 class Backoff:
-    """Delays between attempts: anywhere between ``first_s`` and a ceiling that doubles to ``cap_s``.
+    """Delays between attempts: anywhere from ``first_s`` to a ceiling that doubles to ``cap_s``.
 
-    The whole span is drawn from, so that many gateways that lost one broker do not come back at one
-    moment. ``reset`` only after the thing held for a while, so that a flapping link does not hammer.
+    The whole span is drawn from, so that many gateways that lost one broker do not come back at
+    one moment. ``reset`` only after the thing held for a while, so that a flapping link does not
+    hammer.
     """
 
     def __init__(

@@ -171,6 +171,8 @@ class Supervisor:
         self._journal.on_stored = self._on_stored
         self._lines = Lines(clock)
         self._lanes: dict[str, Lane] = {}
+        self._serials: dict[str, int] = {}
+        """Where the names of a lane that was ended go on, should it begin again in this run."""
         self._standing: dict[str, Alarm] = {}
         self._serial = 0
         self._ticks = 0
@@ -255,7 +257,8 @@ class Supervisor:
         return config.rules(run=self._clock.run, is_test=is_test)
 
     def _start_lane(self, config: LaneConfig) -> None:
-        lane = Lane(config=config, rules=self._rules(config))
+        state = LaneState(serial=self._serials.get(config.lane_id, 0))
+        lane = Lane(config=config, rules=self._rules(config), state=state)
         self._lanes[config.lane_id] = lane
         for device in config.devices:
             self._start_device(lane, device)
@@ -288,6 +291,7 @@ class Supervisor:
         if self._lanes.get(lane.config.lane_id) is lane:
             del self._lanes[lane.config.lane_id]
         self._step(lane, Stop(stamp=self._clock.stamp()))
+        self._serials[lane.config.lane_id] = lane.state.serial
         self._publish_lane(lane)
 
     def _take(self, lane: Lane, event: LaneEvent) -> None:
@@ -596,6 +600,20 @@ class Supervisor:
             self._step(lane, Tick(stamp=self._clock.stamp()))
             return
         await self._stop_lane(lane)
+        self._take_back(lane.config, wanted)
+
+    def _take_back(self, old: LaneConfig, new: LaneConfig | None) -> None:
+        """Leave no snapshot of a lane or device that is no more; an empty message removes it."""
+        kept = set() if new is None else {device.name for device in new.devices}
+        topics = [
+            wire.device_topic(self._identity, old.lane_id, device.name)
+            for device in old.devices
+            if device.name not in kept
+        ]
+        if new is None:
+            topics.append(wire.lane_topic(self._identity, old.lane_id))
+        for topic in topics:
+            self._uplink.set_retained(topic, b"")
 
     async def _exchange_uplink(self, new: Config) -> None:
         await self._uplink.stop(DRAIN_S)

@@ -287,7 +287,12 @@ def lane_state(identity: Identity, value: LaneSnapshot) -> tuple[str, bytes]:
     assert isinstance(plain, dict)
     plain["at"] = plain.pop("stamp")
     del plain["lane"]
-    return f"{identity.prefix}/lane/{value.lane}/state", _canonical(plain)
+    return lane_topic(identity, value.lane), _canonical(plain)
+
+
+def lane_topic(identity: Identity, lane: str) -> str:
+    """Return the topic of a lane's snapshot."""
+    return f"{identity.prefix}/lane/{lane}/state"
 
 
 def device_state(identity: Identity, value: DeviceSnapshot) -> tuple[str, bytes]:
@@ -295,8 +300,12 @@ def device_state(identity: Identity, value: DeviceSnapshot) -> tuple[str, bytes]
     plain = _plain_group(value, "device")
     assert isinstance(plain, dict)
     del plain["lane"], plain["device"]
-    topic = f"{identity.prefix}/lane/{value.lane}/dev/{value.device}/state"
-    return topic, _canonical(plain)
+    return device_topic(identity, value.lane, value.device), _canonical(plain)
+
+
+def device_topic(identity: Identity, lane: str, device: str) -> str:
+    """Return the topic of an instrument's snapshot."""
+    return f"{identity.prefix}/lane/{lane}/dev/{device}/state"
 
 
 # ---------------------------------------------------------------- live figures, never the record
