@@ -212,6 +212,10 @@ class ScalePart:
     legal: bool
     """Only where the device itself said stable, in its own resolution, with an alibi number."""
     declared_kg: float | None = None
+    axles_kg: tuple[float, ...] | None = None
+    """Each axle's load where the vehicle was weighed axle by axle."""
+    invalid: str | None = None
+    """Why an axle weighing does not count; its axles are then never summed."""
 
 
 MetalResult = Literal["alarm", "random", "clear", "unknown"]

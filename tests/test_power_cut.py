@@ -74,7 +74,9 @@ def append_until_cut(image, begin, records, *, flushes=True):
     with mounted(image) as folder:
         how = "flushes" if flushes else "forgets"
         command = [sys.executable, str(CHILD), str(folder / "journal.db"), str(begin), how]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as child:
             acknowledged = []
             for line in child.stdout:
                 stream, epoch, seq = line.split()

@@ -112,6 +112,19 @@ class ScaleOptions:
             description="a stable empty reading beyond this is a fault [kg]; absent: no check", gt=0
         ),
     ] = None
+    weighs: Annotated[
+        Literal["vehicle", "axles"],
+        Meta(description="vehicle: all of it stands on the platform; axles: one after the other"),
+    ] = "vehicle"
+    axle_gap_s: Annotated[
+        float, Meta(description="no further axle for so long ends the vehicle [s]", ge=1, le=120)
+    ] = 15.0
+    axles: Annotated[
+        int | None, Meta(description="declared number of axles; absent: any", ge=1, le=20)
+    ] = None
+    max_axle_kg: Annotated[
+        float | None, Meta(description="weight alarm above this axle load [kg]; absent: none", gt=0)
+    ] = None
     span_load_kg: Annotated[
         float | None,
         Meta(description="mass of the reference load weighed in test mode [kg]", gt=0),

@@ -319,6 +319,8 @@ def _priority(
         elevated.append("over_max_gross")
     if scale and scale.stable is False:
         elevated.append("weight_in_motion")
+    if scale and scale.invalid is not None:
+        elevated.append("weighing_invalid")
     if metal and metal.result in {"alarm", "unknown"}:
         elevated.append(f"metal_{metal.result}")
     elevated += [f"ambiguous_{device}" for device in ambiguous]

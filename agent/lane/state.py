@@ -130,6 +130,24 @@ class Weighing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AxleRun:
+    """One vehicle rolling over an axle scale; ``began_at`` None: nobody is."""
+
+    began_at: Stamp | None = None
+    left_at: Stamp | None = None
+    """When the last axle left."""
+    is_loaded: bool = False
+    stable_since: Stamp | None = None
+    captured: Weight | None = None
+    """The resting load of the axle that stands on the platform."""
+    axles_kg: tuple[float, ...] = ()
+    zero_seen: bool = False
+    """The empty platform read zero since the last load."""
+    troubles: tuple[str, ...] = ()
+    alarm: Alarm | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
     """Persons and alarms at a metal detector that lie close together in time."""
 
@@ -156,6 +174,7 @@ class LaneState:
     """Oldest first; only the last can be occupied."""
     parts: tuple[Part, ...] = ()
     weighings: Mapping[str, Weighing] = field(default_factory=dict)
+    axle_runs: Mapping[str, AxleRun] = field(default_factory=dict)
     walks: Mapping[str, Walk] = field(default_factory=dict)
     not_ready: frozenset[str] = frozenset()
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""

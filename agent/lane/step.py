@@ -8,12 +8,13 @@ said.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import assert_never
 
-from agent.lane import occupancy, passage, walks, weighing
+from agent.lane import axles, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
-from agent.lane.state import LaneState, Turn, background_used
+from agent.lane.state import LaneState, Transit, Turn, background_used
 from agent.records import (
     Audit,
     LaneEvent,
@@ -81,6 +82,7 @@ def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     alarms = [a.alarm_id for t in state.transits if not t.is_sealed for a in t.alarms]
     alarms += [a.alarm_id for a in state.standing.values()]
     alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
+    alarms += [r.alarm.alarm_id for r in state.axle_runs.values() if r.alarm]
     alarms += [w.alarm.alarm_id for w in state.walks.values() if w.alarm]
     background = {}
     if portal is not None:
@@ -108,7 +110,7 @@ def is_vacant(state: LaneState) -> bool:
 def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
     """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
     state = turn.state
-    while state.transits or state.parts or state.walks:
+    while state.transits or state.parts or state.walks or state.axle_runs:
         due = min(_due(turn), key=lambda d: d[0], default=None)
         if due is None or due[0] > until.mono_us:
             break
@@ -125,33 +127,37 @@ def _due(turn: Turn) -> Iterator[Due]:
     state, rules = turn.state, turn.rules
     longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
     for transit in state.transits:
-        if transit.ended is None:
-            at = transit.last_count.forward(rules.lane.occupancy_timeout_s)
-            yield at.mono_us, lambda t: occupancy.end_occupancy(t, "timeout")
-        elif not transit.is_sealed:
-            at = transit.ended.forward(rules.lane.join_gap_s)
-            yield at.mono_us, lambda t, x=transit: passage.seal(t, x)  # type: ignore[misc]  # bound now
-        elif transit.published is None:
-            at = max(
-                passage.waiting_until(turn, transit),
-                transit.ended.forward(rules.lane.join_gap_s),
-                key=lambda s: s.mono_us,
-            )
-            yield at.mono_us, lambda t, x=transit: passage.publish(t, x)  # type: ignore[misc]  # bound now
-        else:
-            at = transit.ended.forward(2 * longest_s + passage.KEPT_PUBLISHED_S)
-            yield at.mono_us, lambda t, x=transit: _forget_transit(t, x.passage_id)  # type: ignore[misc]  # bound now
+        yield _due_of_transit(turn, transit, longest_s)
     for device, walk in state.walks.items():
         at = walk.last.forward(rules.metals[device].alarm_joins_s)
-        yield at.mono_us, lambda t, x=device: walks.finish(t, x)  # type: ignore[misc]  # bound now
+        yield at.mono_us, partial(walks.finish, device=device)
+    for device, run in state.axle_runs.items():
+        if run.left_at is not None and not run.is_loaded:
+            at = run.left_at.forward(rules.scales[device].axle_gap_s)
+            yield at.mono_us, partial(axles.finish, device=device)
     for part in state.parts:
-        options = rules.sides[part.device]
-        last = passage.last_moment(part, options)
         if not part.claimed_by and part.orphan is None:
-            yield last.mono_us, lambda t, x=part: passage.publish_orphan(t, x)  # type: ignore[misc]  # bound now
+            at = passage.last_moment(part, rules.sides[part.device])
+            yield at.mono_us, partial(passage.publish_orphan, part=part)
         elif part.orphan is not None:
             at = part.at.forward(4 * longest_s + 2 * passage.KEPT_PUBLISHED_S)
-            yield at.mono_us, lambda t, x=part.serial: _forget_part(t, x)  # type: ignore[misc]  # bound now
+            yield at.mono_us, partial(_forget_part, serial=part.serial)
+
+
+def _due_of_transit(turn: Turn, transit: Transit, longest_s: float) -> Due:
+    """Return what time does next with a transit: end it, seal it, say it, or forget it."""
+    if transit.ended is None:
+        at = transit.last_count.forward(turn.rules.lane.occupancy_timeout_s)
+        return at.mono_us, partial(occupancy.end_occupancy, reason="timeout")
+    sealed_at = transit.ended.forward(turn.rules.lane.join_gap_s)
+    if not transit.is_sealed:
+        return sealed_at.mono_us, partial(passage.seal, transit=transit)
+    if transit.published is None:
+        waits_until = passage.waiting_until(turn, transit)
+        at_us = max(waits_until.mono_us, sealed_at.mono_us)
+        return at_us, partial(passage.publish, transit=transit)
+    at = transit.ended.forward(2 * longest_s + passage.KEPT_PUBLISHED_S)
+    return at.mono_us, partial(_forget_transit, passage_id=transit.passage_id)
 
 
 def _forget_transit(turn: Turn, passage_id: str) -> None:
@@ -198,7 +204,7 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case Undocumented():
             occupancy.on_undocumented(turn, device, reading)
         case Weight():
-            weighing.on_weight(turn, device, reading)
+            _on_weight(turn, device, reading)
         case MetalAlarm():
             walks.on_metal_alarm(turn, device, reading)
         case MetalPassages():
@@ -209,6 +215,14 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             pass
         case _:
             assert_never(reading)
+
+
+def _on_weight(turn: Turn, device: str, weight: Weight) -> None:
+    weighing.watch_range(turn, device, weight)
+    if turn.rules.scales[device].weighs == "axles":
+        axles.on_weight(turn, device, weight)
+    else:
+        weighing.on_weight(turn, device, weight)
 
 
 def _on_device_state(turn: Turn, device: str, reading: DeviceState) -> None:
@@ -240,6 +254,7 @@ def _link(turn: Turn, change: LinkChange) -> None:
         occupancy.end_occupancy(turn, "device_lost")
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
+        axles.on_lost(turn, device)
     else:
         walks.on_lost(turn, device)
     turn.state.lost_at = {**turn.state.lost_at, device: turn.stamp}
@@ -265,8 +280,9 @@ def _explain_gap(turn: Turn, device: str) -> None:
 def _stop(turn: Turn) -> None:
     """Close and say everything that is open: the agent stops."""
     occupancy.end_occupancy(turn, "agent_stop")
-    for device in tuple(turn.state.weighings):
+    for device in turn.rules.scales:
         weighing.on_lost(turn, device)
+        axles.on_lost(turn, device)
     for device in tuple(turn.state.walks):
         walks.finish(turn, device)
     passage.claim(turn)

@@ -29,7 +29,6 @@ def on_weight(turn: Turn, device: str, weight: Weight) -> None:
     """Take one indication."""
     options = turn.rules.scales[device]
     weighing = turn.state.weighings.get(device, Weighing())
-    _watch_range(turn, device, weight)
     if weight.mass_kg is None or weight.range != "ok":
         weighing = replace(weighing, stable_since=None)
     elif weight.mass_kg < options.min_load_kg:
@@ -48,7 +47,8 @@ def on_lost(turn: Turn, device: str) -> None:
         turn.state.weighings = {**turn.state.weighings, device: finished}
 
 
-def _watch_range(turn: Turn, device: str, weight: Weight) -> None:
+def watch_range(turn: Turn, device: str, weight: Weight) -> None:
+    """Make a display that is over, under or in error a fault until it shows a weight again."""
     for code, text in (
         ("over", "is over its range: unload it"),
         ("under", "is under its zero: clean the platform and set it to zero"),

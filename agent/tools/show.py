@@ -67,6 +67,8 @@ def _rpm(rpm: Json | None) -> str:
 def _scale(scale: Json | None) -> str:
     if scale is None:
         return ""
+    if scale["invalid"] is not None:
+        return f"weighing invalid: {scale['invalid']}"
     if scale["mass_kg"] is None:
         return f"weight {scale['range']}"
     rest = "" if scale["stable"] else " in motion"
