@@ -697,6 +697,16 @@ def test_a_blank_display_is_a_fault_and_no_weight(range_):
     assert len(lane.alarms("fault", "cleared")) == 1
 
 
+def test_what_the_driver_notices_of_the_line_is_said_once_and_taken_back():
+    lane = Bench()
+    for at_s in (0, 1, 2):
+        lane.read(at_s, weight(0, notes=("parity bit seen",)), "scale")
+    lane.read(3, weight(0), "scale")
+    said = [(a.code, a.phase, a.severity) for a in lane.alarms("fault")]
+    assert said == [("line_note", "raised", "notice"), ("line_note", "cleared", "notice")]
+    assert "parity bit seen" in lane.alarms("fault")[0].text
+
+
 def test_zero_that_drifts_beyond_its_limit_is_a_notice():
     lane = Bench(scale=ScaleOptions(zero_limit_kg=40))
     lane.read(0, weight(40), "scale")

@@ -58,6 +58,13 @@ def watch_range(turn: Turn, device: str, weight: Weight) -> None:
         set_standing(turn, replace(finding, source="device"), active=weight.range == code)
 
 
+def watch_notes(turn: Turn, device: str, weight: Weight) -> None:
+    """Say what the driver noticed of the line itself, such as a parity bit it had to mask."""
+    text = f"{device}: {'; '.join(weight.notes)}; the weights are read all the same"
+    finding = fault(device, "line_note", text, "notice")
+    set_standing(turn, finding, active=bool(weight.notes))
+
+
 def _watch_zero(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
     if options.zero_limit_kg is None or weight.stable is not True or weight.mass_kg is None:
         return
