@@ -182,6 +182,9 @@ class Undocumented:
     text: str
 
 
+PARITY_SEEN = "parity bit seen"
+"""A note of a weight whose bytes carried a parity bit that the line is not set for."""
+
 Mode = Literal["gross", "net", "tare", "unknown"]
 Range = Literal["ok", "over", "under", "error", "unknown"]
 
@@ -208,7 +211,7 @@ class Weight:
     high_resolution: bool = False
     verified: bool = False
     notes: tuple[str, ...] = ()
-    """What a technician should know of this frame, e.g. "parity bit seen"."""
+    """What a technician should know of this frame, e.g. PARITY_SEEN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

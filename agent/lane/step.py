@@ -219,7 +219,7 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
 
 def _on_weight(turn: Turn, device: str, weight: Weight) -> None:
     weighing.watch_range(turn, device, weight)
-    weighing.watch_notes(turn, device, weight)
+    weighing.watch_parity(turn, device, weight)
     if turn.rules.scales[device].weighs == "axles":
         axles.on_weight(turn, device, weight)
     else:

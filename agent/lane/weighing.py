@@ -16,7 +16,7 @@ from agent.lane.options import ScaleOptions
 from agent.lane.passage import likely_passage
 from agent.lane.state import Part, Turn, Weighing
 from agent.records import Evidence, ScalePart, Stamp
-from drivers.readings import Weight
+from drivers.readings import PARITY_SEEN, Weight
 
 SETTLE_S = 1.0
 """A stable weight must hold so long before it is a vehicle's."""
@@ -58,11 +58,11 @@ def watch_range(turn: Turn, device: str, weight: Weight) -> None:
         set_standing(turn, replace(finding, source="device"), active=weight.range == code)
 
 
-def watch_notes(turn: Turn, device: str, weight: Weight) -> None:
-    """Say what the driver noticed of the line itself, such as a parity bit it had to mask."""
-    text = f"{device}: {'; '.join(weight.notes)}; the weights are read all the same"
-    finding = fault(device, "line_note", text, "notice")
-    set_standing(turn, finding, active=bool(weight.notes))
+def watch_parity(turn: Turn, device: str, weight: Weight) -> None:
+    """Say where a parity bit had to be masked: the line is set otherwise than the scale."""
+    text = f"{device}: the scale sends a parity bit; set data_bits = 7 and its parity"
+    finding = fault(device, "parity_bit_seen", text, "notice")
+    set_standing(turn, finding, active=PARITY_SEEN in weight.notes)
 
 
 def _watch_zero(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:

@@ -36,7 +36,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import EqualFrames, LineParameters, mass_kg
-from drivers.readings import RAW_LIMIT_BYTES, BadFrame, DeviceState, Range, Reading, Reason, Weight
+from drivers.readings import (
+    PARITY_SEEN,
+    RAW_LIMIT_BYTES,
+    BadFrame,
+    DeviceState,
+    Range,
+    Reading,
+    Reason,
+    Weight,
+)
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
 
@@ -376,6 +385,6 @@ def _notes(swb: int, swc: int, *, parity_seen: bool) -> tuple[str, ...]:
         (swc & 0x08, "print key"),
         (swc & 0x10, "expanded x10"),
         (swc & 0x40, "tare keyed in"),
-        (parity_seen, "parity bit seen"),
+        (parity_seen, PARITY_SEEN),
     )
     return tuple(text for is_so, text in known if is_so)
