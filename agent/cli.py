@@ -19,7 +19,7 @@ Run = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command and return its exit code."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_with_zone(sys.argv[1:] if argv is None else argv))
     run: Run = arguments.run
     try:
         return run(arguments)
@@ -29,6 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _with_zone(argv: Sequence[str]) -> list[str]:
+    """Join ``--tz`` with its value: alone, argparse would take -07:00 for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--tz":
+            joined[-1] = f"--tz={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def wrong(text: str) -> int:

@@ -685,6 +685,14 @@ def test_a_weight_is_legal_only_with_the_devices_word_and_its_alibi_number():
     assert legal(alibi_id="4711", stable=None) is False
 
 
+@pytest.mark.parametrize("range_", ["over", "under"])
+def test_a_platform_that_swings_out_of_its_range_is_no_fault(range_):
+    bench = Bench()
+    bench.read(1.0, weight(0, mass_kg=None, range=range_, stable=False), "scale")
+    bench.read(1.2, weight(0), "scale")
+    assert bench.alarms("fault") == []
+
+
 @pytest.mark.parametrize("range_", ["over", "under", "error"])
 def test_a_blank_display_is_a_fault_and_no_weight(range_):
     lane = Bench(max_gross_kg=40000)
@@ -837,6 +845,23 @@ def test_two_persons_of_one_vehicle_are_one_part_with_the_worse_result():
     lane.tick(100)
     (passage,) = [p for p in lane.passages() if p.rpm]
     assert (passage.metal.persons, passage.metal.result) == (2, "alarm")
+
+
+def test_a_person_inside_one_occupancy_is_that_vehicles_though_others_are_near():
+    lane = Bench(metal=MetalOptions(max_gap_s=30.0))
+    lane.metal_ready(0)
+    lane.background(0)
+    lane.vehicle(10, 4.0)
+    for i in range(20):
+        lane.gamma(24 + 0.2 * i)
+    lane.walk(26, alarm=True)
+    lane.leave(28)
+    lane.vehicle(38, 4.0)
+    lane.tick(300)
+    newest = {p.passage_id: p for p in lane.passages()}.values()
+    in_order = sorted(newest, key=lambda p: p.started.mono_us)
+    assert [p.metal and p.metal.result for p in in_order] == [None, "alarm", None]
+    assert [p.ambiguous for p in in_order] == [()] * 3
 
 
 def test_where_one_person_is_in_doubt_the_others_are_too():

@@ -3,7 +3,7 @@
 A weight and a walk come before, during or after the portal's occupancy (``relation``), at most
 ``max_gap_s`` from it::
 
-    before   start - gap … start          during   start - gap … end + gap
+    before   start - gap … start          during   start … end, or else within the gap of it
     after    end … end + gap
 
 A part that fits two vehicles stays null in both, and both say *ambiguous*. A part that comes
@@ -57,15 +57,31 @@ def fits(at: Stamp, transit: Transit, options: ScaleOptions | MetalOptions) -> b
             return from_end_s is not None and 0 <= from_end_s <= gap_s
 
 
-def claimants(turn: Turn, device: str, at: Stamp) -> frozenset[str]:
-    """Return the passages that a part of that device and moment fits now."""
+def is_inside(at: Stamp, transit: Transit) -> bool:
+    """Return whether the moment lies between the vehicle's coming and its leaving."""
+    return at.since_s(transit.started) >= 0 and (
+        transit.ended is None or at.since_s(transit.ended) <= 0
+    )
+
+
+def claimants(turn: Turn, device: str, at: Stamp) -> tuple[frozenset[str], bool]:
+    """Return the passages that a part of that device and moment fits now, and whether inside.
+
+    With ``relation = "during"`` a vehicle that is inside at that moment has it before one that is
+    only near.
+    """
     options = turn.rules.sides[device]
-    return frozenset(t.passage_id for t in turn.state.transits if fits(at, t, options))
+    fitting = [t for t in turn.state.transits if fits(at, t, options)]
+    if options.relation == "during":
+        inside = [t for t in fitting if is_inside(at, t)]
+        if inside:
+            return frozenset(t.passage_id for t in inside), True
+    return frozenset(t.passage_id for t in fitting), False
 
 
 def likely_passage(turn: Turn, device: str) -> str | None:
     """Return the one passage that a part of this moment fits, or None where it is not one."""
-    fitting = claimants(turn, device, turn.stamp)
+    fitting, _ = claimants(turn, device, turn.stamp)
     return next(iter(fitting)) if len(fitting) == 1 else None
 
 
@@ -133,8 +149,14 @@ def claim(turn: Turn) -> None:
 def _claimed(turn: Turn, part: Part) -> Part:
     if part.orphan is not None:
         return part
-    fitting = claimants(turn, part.device, part.at) - part.claimed_by
-    return replace(part, claimed_by=part.claimed_by | fitting) if fitting else part
+    fitting, inside = claimants(turn, part.device, part.at)
+    if inside and not part.is_inside:
+        return replace(part, claimed_by=fitting, is_inside=True)
+    if part.is_inside and not inside:
+        return part
+    if fitting <= part.claimed_by:
+        return part
+    return replace(part, claimed_by=part.claimed_by | fitting)
 
 
 def publish_orphan(turn: Turn, part: Part) -> None:

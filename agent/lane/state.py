@@ -110,6 +110,8 @@ class Part:
     alarm_ids: tuple[str, ...] = ()
     claimed_by: frozenset[str] = frozenset()
     """Every passage it ever fitted; more than one: ambiguous."""
+    is_inside: bool = False
+    """It came inside an occupancy, so that one has it and the near ones have not."""
     orphan: Passage | None = None
     """The passage of its own that it got because no vehicle fitted."""
 

@@ -48,7 +48,12 @@ def on_lost(turn: Turn, device: str) -> None:
 
 
 def watch_range(turn: Turn, device: str, weight: Weight) -> None:
-    """Make a display that is over, under or in error a fault until it shows a weight again."""
+    """Make a display that is over, under or in error a fault until it shows a weight again.
+
+    Not while the platform moves: it swings below its zero when a heavy vehicle has left it.
+    """
+    if weight.range in {"over", "under"} and weight.stable is False:
+        return
     for code, text in (
         ("over", "is over its range: unload it"),
         ("under", "is under its zero: clean the platform and set it to zero"),
