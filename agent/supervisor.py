@@ -34,7 +34,7 @@ from agent.delivery.wire import Encoder, Identity, WireError
 from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
-from agent.lane.step import is_vacant, snapshot, step
+from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import DeviceLink, Lines, make_link
 from agent.records import Alarm, Audit, LaneEvent, Record, Stop, Tick, Timed
 from agent.settings import Config, DeviceConfig, LaneConfig
@@ -70,6 +70,7 @@ class Lane:
     pending: tuple[LaneConfig, LaneRules] | None = None
     """Options that take effect when the lane is vacant."""
     ticks: int = 0
+    was_occupied: bool | None = None
 
 
 class Recorder:
@@ -219,6 +220,8 @@ class Supervisor:
         for lane in tuple(self._lanes.values()):
             await self._stop_lane(lane)
         await _cancel(own)
+        for code in tuple(self._standing):
+            self._clear(code)
         self._audit("stop", {})
         await self._recorder.drain(DRAIN_S)
         await self._uplink.stop(DRAIN_S)
@@ -309,7 +312,9 @@ class Supervisor:
         lane.state, records = step(lane.state, event, lane.rules)
         for record in records:
             self._recorder.put(record)
-        if records:
+        occupied = is_occupied(lane.state)
+        if records or occupied != lane.was_occupied:
+            lane.was_occupied = occupied
             self._publish_lane(lane)
         if lane.pending is not None and is_vacant(lane.state):
             lane.config, lane.rules = lane.pending
@@ -467,19 +472,22 @@ class Supervisor:
     async def _health_forever(self) -> None:
         await self._clock.sleep(FIRST_HEALTH_S)
         while True:
-            try:
-                stats = await self._journal.stats()
-            except JournalError as exc:
-                self._fault("journal_failed", str(exc))
-            else:
-                self._clear("journal_failed")
-                self._clear("journal_write_failed")
-                if stats.level_percent == 0:
-                    self._clear("journal_fill_level")
-                if stats.parked == 0:
-                    self._clear("journal_parked")
-                self._publish_health(stats)
+            await self._renew_health()
             await self._clock.sleep(HEALTH_EVERY_S)
+
+    async def _renew_health(self) -> None:
+        try:
+            stats = await self._journal.stats()
+        except JournalError as exc:
+            self._fault("journal_failed", str(exc))
+            return
+        self._clear("journal_failed")
+        self._clear("journal_write_failed")
+        if stats.level_percent == 0:
+            self._clear("journal_fill_level")
+        if stats.parked == 0:
+            self._clear("journal_parked")
+        self._publish_health(stats)
 
     def _publish_health(self, stats: JournalStats) -> None:
         now = self._clock.stamp()
@@ -625,6 +633,7 @@ class Supervisor:
         for lane in self._lanes.values():
             self._publish_lane(lane)
             self._publish_devices(lane)
+        await self._renew_health()
 
 
 def _credentials(config: Config) -> list[int | None]:

@@ -216,6 +216,13 @@ def test_stop_closes_what_is_open_and_says_so():
     assert len(lane.alarms("gamma", "cleared")) == 1
 
 
+def test_stop_takes_standing_faults_back_as_nobody_watches_any_more():
+    lane = Bench()
+    lane.background(0, level="high")
+    lane.stop(5)
+    assert [a.phase for a in lane.alarms("fault")] == ["raised", "cleared"]
+
+
 def test_is_vacant_only_between_vehicles():
     lane = Bench()
     assert is_vacant(lane.state)
@@ -371,12 +378,20 @@ def test_a_detector_that_is_switched_off_is_no_fault_and_not_in_any_group():
 
 def test_over_range_needs_no_background_and_keeps_people_away():
     lane = Bench(over_range_cps=20000)
-    (raised,) = lane.gamma(10, (4000, 80, 80, 80))
+    assert lane.gamma(10, (4000, 80, 80, 80)) == []
+    (raised,) = lane.gamma(10.2, (4100, 80, 80, 80))
     assert (raised.code, raised.severity, raised.source) == ("over_range", "critical", "agent")
     assert "keep people away" in raised.text
     assert raised.detectors == ("1",)
     lane2 = Bench(over_range_cps=20000)
-    assert lane2.gamma(10, (3999, 80, 80, 80)) == []
+    for at_s in (10, 10.2, 10.4):
+        assert lane2.gamma(at_s, (3999, 80, 80, 80)) == []
+
+
+def test_one_wild_interval_on_a_line_without_checksum_is_not_over_range():
+    lane = Bench(over_range_cps=20000)
+    for counts in (CLEAN, (800080, 80, 80, 80), CLEAN, (80, 80, 80, 900080), CLEAN):
+        assert lane.gamma(10, counts) == []
 
 
 def test_over_range_is_raised_in_an_empty_lane_too():
@@ -390,7 +405,8 @@ def test_over_range_is_raised_in_an_empty_lane_too():
 def test_a_background_line_over_range_inside_an_occupancy_is_not_a_second_alarm():
     lane = Bench(over_range_cps=20000)
     lane.gamma(10, (4000, 80, 80, 80))
-    lane.background(10.1, cps=25000)
+    lane.gamma(10.2, (4000, 80, 80, 80))
+    lane.background(10.3, cps=25000)
     assert [a.code for a in lane.alarms("gamma", "raised")] == ["over_range"]
 
 

@@ -217,9 +217,11 @@ def on_gamma(turn: Turn, device: str, reading: GammaCounts) -> None:
     transit = replace(transit, last_count=turn.stamp, tally=tally)
     if reading.device_alarm:
         transit = latch(turn, transit, _gamma_finding(turn, transit, decision, sums, found))
-    rates = [c / reading.real_time_s for c in reading.counts]
-    if max(rates) >= turn.rules.lane.over_range_cps:
-        transit = latch(turn, transit, _over_range(turn, device, tuple(rates)))
+    # The line has no checksum: one flipped bit must not drive people away, two intervals may.
+    both = map(min, reading.counts, portal.window[-1]) if portal.window else ()
+    rates = tuple(c / reading.real_time_s for c in both)
+    if rates and max(rates) >= turn.rules.lane.over_range_cps:
+        transit = latch(turn, transit, _over_range(turn, device, rates))
     put(turn, transit)
 
 
@@ -490,7 +492,9 @@ def on_settings(turn: Turn, device: str, reading: PortalSettings) -> None:
     differing = [
         f"{name} {getattr(merged, name)} where the lane file says {getattr(options, name)}"
         for name in ("nsigma", "intervals", "algorithms")
-        if getattr(merged, name) is not None and getattr(merged, name) != getattr(options, name)
+        if name not in turn.rules.pinned
+        and getattr(merged, name) is not None
+        and getattr(merged, name) != getattr(options, name)
     ]
     text = f"{device}: the portal runs with {'; '.join(differing)}; correct the lane file"
     set_standing(turn, fault(device, "settings_mismatch", text, "notice"), active=bool(differing))

@@ -35,7 +35,11 @@ class LaneOptions:
     ] = 5.0
     over_range_cps: Annotated[
         float,
-        Meta(description="any one detector at or above this: keep people away [counts/s]", gt=0),
+        Meta(
+            description="any one detector at or above this for two intervals: keep people away "
+            "[counts/s]",
+            gt=0,
+        ),
     ] = 20000.0
     neutron_p: Annotated[
         float,

@@ -77,8 +77,6 @@ def step(
 def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     """Return the lane as it is now, for displays."""
     portal = state.portal
-    last = state.transits[-1] if state.transits else None
-    is_known = portal is not None and state.links.get(portal.device, False)
     alarms = [a.alarm_id for t in state.transits if not t.is_sealed for a in t.alarms]
     alarms += [a.alarm_id for a in state.standing.values()]
     alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
@@ -92,10 +90,18 @@ def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
         stamp=stamp,
         lane=rules.lane_id,
         in_service=rules.lane.in_service,
-        occupied=(last is not None and last.ended is None) if is_known else None,
+        occupied=is_occupied(state),
         alarms=tuple(alarms),
         background=background,
     )
+
+
+def is_occupied(state: LaneState) -> bool | None:
+    """Return whether a vehicle is inside; None: the portal is not heard."""
+    portal = state.portal
+    if portal is None or not state.links.get(portal.device, False):
+        return None
+    return bool(state.transits) and state.transits[-1].ended is None
 
 
 def is_vacant(state: LaneState) -> bool:
@@ -295,3 +301,6 @@ def _stop(turn: Turn) -> None:
     for part in turn.state.parts:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
+    # Nobody watches any more; what still holds is raised anew at the next start.
+    for device, code in tuple(turn.state.standing):
+        clear_standing(turn, device, code)

@@ -35,11 +35,16 @@ def format_line(stamp: Stamp, device: str, captured: Captured) -> str:
 
 
 async def capture(
-    devices: Sequence[DeviceConfig], path: Path, clock: Clock, for_s: float | None
+    devices: Sequence[DeviceConfig],
+    path: Path,
+    clock: Clock,
+    for_s: float | None,
+    lines: Counter[str] | None = None,
 ) -> Counter[str]:
     """Write what the devices send to a new file; return the number of lines by device.
 
-    ``for_s`` is how long on the clock [s]; None: until cancelled. The file is flushed to disk
+    ``for_s`` is how long on the clock [s]; None: until cancelled. ``lines`` is what it counts in,
+    for a caller who cancels it; None: a counter of its own. The file is flushed to disk
     before this returns, cancelled or not; progress goes to stderr.
 
     Raises
@@ -49,7 +54,7 @@ async def capture(
     OSError
         If it cannot be written.
     """
-    lines: Counter[str] = Counter()
+    lines = Counter() if lines is None else lines
     with path.open("x", encoding="ascii") as file:
 
         def link_to(device: DeviceConfig) -> DeviceLink:

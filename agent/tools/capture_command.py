@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections import Counter
 
 from agent import config as configuration
 from agent.cli import wrong
@@ -44,10 +45,13 @@ def capture_command(arguments: argparse.Namespace) -> int:
 async def _until_interrupted(
     devices: list[DeviceConfig], arguments: argparse.Namespace
 ) -> dict[str, int]:
-    clock = Clock()
-    work = asyncio.ensure_future(capture(devices, arguments.output, clock, arguments.for_s))
+    lines: Counter[str] = Counter()
+    writing = capture(devices, arguments.output, Clock(), arguments.for_s, lines)
+    work = asyncio.ensure_future(writing)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, work.cancel)
     await asyncio.wait({work})
-    return {} if work.cancelled() else dict(work.result())
+    if not work.cancelled():
+        work.result()
+    return dict(lines)

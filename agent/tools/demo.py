@@ -70,10 +70,12 @@ max_gross_kg = {max_gross_kg}
 [devices.rpm]
 driver = "rpm.rapiscan"
 port = "{rpm}"
+silence_s = 60.0
 
 [devices.scale]
 driver = "scale.toledo"
 port = "{scale}"
+silence_s = 30.0
 relation = "after"
 max_gap_s = 12.0
 e_kg = 20.0
@@ -82,6 +84,7 @@ max_kg = 60000.0
 [devices.metal]
 driver = "metal.dry_contact"
 port = "{metal}"
+silence_s = 30.0
 preset = "moxa-e1212"
 relation = "during"
 max_gap_s = 5.0
