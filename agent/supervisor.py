@@ -44,6 +44,7 @@ from drivers.readings import BadFrame
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+TICK_SLOTS = 5
 STATE_EVERY_TICKS = 5
 """A lane's and its devices' snapshots are renewed so often, the lane's at each record too."""
 HEALTH_EVERY_S = 60.0
@@ -322,12 +323,14 @@ class Supervisor:
             log.info("lane=%s options=exchanged", lane.config.lane_id)
 
     async def _tick_lane(self, lane: Lane) -> None:
-        """Let time pass in the lane, and renew its snapshots."""
+        """Let time pass in the lane, and renew its snapshots, not in one moment with the others."""
+        await self._clock.sleep(TICK_S * (len(self._lanes) % TICK_SLOTS) / TICK_SLOTS)
+        lane.ticks = len(self._lanes)
         while True:
             await self._clock.sleep(TICK_S)
             lane.ticks += 1
             self._step(lane, Tick(stamp=self._clock.stamp()))
-            if lane.ticks % STATE_EVERY_TICKS == 1:
+            if lane.ticks % STATE_EVERY_TICKS == 0:
                 self._publish_lane(lane)
                 self._publish_devices(lane)
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ def live_alarms(centre: rig.Subscriber, run: str) -> list[tuple[rig.Arrival, dic
 def match(sent_ns: list[int], alarms: list[tuple[rig.Arrival, dict[str, Any]]]) -> list[Way]:
     """Return the way of each frame: its alarm is the one stamped before the next frame went."""
     ways = []
-    stamped = sorted(((a["clock"]["mono_us"] * 1000, at, a) for at, a in alarms), key=lambda s: s[0])
+    stamped = sorted(
+        ((a["clock"]["mono_us"] * 1000, at, a) for at, a in alarms), key=lambda s: s[0]
+    )
     for began_ns, until_ns in zip(sent_ns, [*sent_ns[1:], 1 << 63], strict=True):
         hits = [s for s in stamped if began_ns - 1000 <= s[0] < until_ns]
         if len(hits) != 1:
@@ -155,7 +158,7 @@ def without_backlog(size: Size, rng: random.Random) -> tuple[list[Way], list[flo
         portal = Portal()
         config = rig.write_config(folder, port, {LANE: LANE_FILE.format(port=portal.port)})
         with (
-            rig.Subscriber(folder, port, f"{rig.PREFIX}/#") as centre,
+            rig.Subscriber(folder, port, FLOOR_TOPIC) as centre,
             rig.agent(folder, config) as agent,
         ):
             rig.wait_for(lambda: agent.says("uplink up"), "the agent to reach the broker")
@@ -207,7 +210,7 @@ def fill(directory: Path, count: int) -> None:
     records = stored_records(count)
     for first in range(0, count, 256):
         batch = records[first : first + 256]
-        store.run([lambda record=record: store.append(record) for record in batch])
+        store.run([partial(store.append, record) for record in batch])
     store.close()
 
 
@@ -292,7 +295,7 @@ def main() -> int:
     if len(plain) != plain_sent or busy_matched != busy_sent:
         lost = plain_sent - len(plain) + busy_sent - busy_matched
         raise SystemExit(f"{lost} alarms did not arrive, or not once each")
-    rows = [["floor: commit and publish", *spread(floor).values()]]
+    rows: list[list[object]] = [["floor: commit and publish", *spread(floor).values()]]
     rows += rows_of("agent", plain) + rows_of("agent, backlog draining", busy)
     arms = {"agent": [w.total_s for w in plain], "backlog": [w.total_s for w in busy]}
     ratio = quantile(arms["agent"], 0.5) / quantile(floor, 0.5)

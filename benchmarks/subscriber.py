@@ -1,6 +1,6 @@
 """A subscriber as a process: notes when each message came, and answers records with receipts.
 
-    subscriber.py PORT FILTER FILE
+    subscriber.py PORT FILE FILTER...
 
 FILE gets one line a message: monotonic time [ns], topic, payload. Ends with its standard input.
 """
@@ -22,14 +22,14 @@ RECEIPT_EVERY_S = 0.5
 class Centre:
     """Notes messages on paho's thread; receipts go out on the main one."""
 
-    def __init__(self, port: int, topic_filter: str, path: Path) -> None:
-        self._filter = topic_filter
+    def __init__(self, port: int, path: Path, filters: list[str]) -> None:
+        self._filters = [(each, 1) for each in filters]  # with QoS
         self._file = path.open("wb", buffering=0)
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str, str], set[int]] = {}
         self._upto: dict[tuple[str, str, str], int] = {}
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.on_connect = lambda client, *_: client.subscribe(self._filter, qos=1)
+        self._client.on_connect = lambda client, *_: client.subscribe(self._filters)
         self._client.on_subscribe = lambda *_: print("subscribed", flush=True)
         self._client.on_message = self._on_message
         self._client.connect("127.0.0.1", port)
@@ -64,8 +64,7 @@ class Centre:
 
 
 def main() -> None:
-    port, topic_filter, path = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    centre = Centre(port, topic_filter, path)
+    centre = Centre(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     is_over = threading.Event()
 
     def watch() -> None:

@@ -70,7 +70,11 @@ def resolve(python: str, requirements: list[str], *, with_own: bool = True) -> l
         command.append("--no-deps")
     try:
         done = subprocess.run(
-            [*command, *requirements], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            [*command, *requirements],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise NotReachedError(f"no answer in {TIMEOUT_S} s") from exc
@@ -80,7 +84,8 @@ def resolve(python: str, requirements: list[str], *, with_own: bool = True) -> l
         raise NotReachedError("the package index does not answer")
     missing = _MISSING.search(done.stderr)
     if missing is None:
-        raise SystemExit(f"pip failed for Python {python}: {done.stderr.strip()[-500:]}")
+        print(f"pip failed for Python {python}: {done.stderr.strip()[-500:]}", file=sys.stderr)
+        raise SystemExit(2)
     if len(requirements) == 1:
         return [Wheel(name=missing[1], version="-", file=None)]
     found: dict[str, Wheel] = {}

@@ -809,6 +809,40 @@ def test_a_metal_alarm_is_raised_at_once_for_the_passage_it_fits():
     assert len(lane.alarms("metal", "cleared")) == 1
 
 
+def test_an_alarm_told_by_contact_and_counter_is_one_whichever_comes_first():
+    for order in ("contact", "counter"):
+        lane = Bench(metal=MetalOptions(max_gap_s=5))
+        lane.metal_ready(0)
+        contact = MetalAlarm(active=True, pulses=0)
+        counter = MetalAlarm(active=None, pulses=1)
+        first, second = (contact, counter) if order == "contact" else (counter, contact)
+        said = lane.read(10, first, "metal")
+        assert [a.phase for a in said] == ["raised"], order
+        lane.read(10.4, second, "metal")
+        lane.read(11, MetalAlarm(active=False, pulses=0), "metal")
+        lane.tick(60)
+        assert lane.passages()[0].metal.alarms == 1, order
+
+
+def test_the_counter_of_an_alarm_that_is_over_is_not_another_alarm():
+    lane = Bench(metal=MetalOptions(max_gap_s=5, alarm_joins_s=0.1))
+    lane.metal_ready(0)
+    lane.read(10, MetalAlarm(active=True, pulses=0), "metal")
+    lane.read(10.3, MetalAlarm(active=False, pulses=0), "metal")
+    assert lane.read(10.5, MetalAlarm(active=None, pulses=1), "metal") == []
+    assert len(lane.alarms("metal", "raised")) == 1
+
+
+def test_pulses_too_short_for_the_contact_are_counted_and_swallow_no_later_alarm():
+    lane = Bench(metal=MetalOptions(max_gap_s=5))
+    lane.metal_ready(0)
+    lane.read(10, MetalAlarm(active=None, pulses=3), "metal")
+    lane.tick(60)
+    assert lane.passages()[0].metal.alarms == 3
+    (raised,) = lane.read(70, MetalAlarm(active=True, pulses=0), "metal")
+    assert raised.phase == "raised"
+
+
 def test_a_random_selection_is_never_a_metal_alarm():
     lane = Bench()
     lane.metal_ready(0)

@@ -156,6 +156,7 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_log = self._on_log
         client.on_socket_register_write = _let_the_loop_write
+        client.on_socket_open = _send_at_once
         return client
 
     # ------------------------------------------------------------ on the event loop
@@ -326,6 +327,12 @@ class Connection:
 
 def _let_the_loop_write(_client: paho.Client, _userdata: object, _socket: object) -> None:
     """Set so that ``publish`` wakes the connection's thread instead of writing itself."""
+
+
+def _send_at_once(_client: paho.Client, _userdata: object, line: object) -> None:
+    """Switch Nagle's delay off: a small message would wait up to 40 ms for the broker's TCP."""
+    assert isinstance(line, socket.socket)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(packet: int = PacketTypes.PUBLISH, **values: object) -> Properties:

@@ -162,6 +162,14 @@ class Walk:
     alarm: Alarm | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Alarms that only one of contact and counter has told so far."""
+
+    risen_first: int = 0
+    counted_first: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -181,6 +189,7 @@ class LaneState:
     not_ready: frozenset[str] = frozenset()
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
+    metal_pairing: Mapping[str, Pairing] = field(default_factory=dict)
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from agent.lane.alarms import Finding, cleared, raised
 from agent.lane.passage import likely_passage
-from agent.lane.state import Part, Turn, Walk
+from agent.lane.state import Pairing, Part, Turn, Walk
 from agent.records import MetalPart, MetalResult
 from drivers.readings import MetalAlarm, MetalPassages
 
@@ -20,9 +20,8 @@ def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
     before = turn.state.metal_levels.get(device)
     if reading.active is not None:
         turn.state.metal_levels = {**turn.state.metal_levels, device: reading.active}
-    # Without a latched counter a rising level is one alarm.
-    rising = int(reading.active is True and before is not True)
-    begun = reading.pulses if reading.pulses is not None else rising
+    is_rising = reading.active is True and before is not True
+    begun = _begun(turn, device, reading.pulses, is_rising=is_rising)
     if begun == 0:
         return
     walk = _walk(turn, device)
@@ -42,6 +41,34 @@ def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
             walk, alarm=raised(turn, finding, turn.new_id("m"), likely_passage(turn, device))
         )
     _put(turn, device, replace(walk, alarms=walk.alarms + begun))
+
+
+def _begun(turn: Turn, device: str, pulses: int | None, *, is_rising: bool) -> int:
+    """Return how many alarms began: each is seen at the contact, at its latched counter, or both.
+
+    Whichever is read first says the alarm; the other's word for the same one is then not another.
+    ``pulses`` None: there is no counter, and a rising contact is one alarm.
+    """
+    if pulses is None:
+        return int(is_rising)
+    pairing = turn.state.metal_pairing.get(device, Pairing())
+    begun = 0
+    if is_rising and pulses == 0:
+        if pairing.counted_first > 0:
+            pairing = replace(pairing, counted_first=pairing.counted_first - 1)
+        else:
+            pairing = replace(pairing, risen_first=pairing.risen_first + 1)
+            begun = 1
+    else:
+        told = min(pulses, pairing.risen_first)
+        begun = pulses - told
+        ahead = 0 if is_rising or turn.state.metal_levels.get(device) else begun
+        pairing = Pairing(
+            risen_first=pairing.risen_first - told,
+            counted_first=pairing.counted_first + ahead,
+        )
+    turn.state.metal_pairing = {**turn.state.metal_pairing, device: pairing}
+    return begun
 
 
 def on_passages(turn: Turn, device: str, reading: MetalPassages) -> None:
@@ -65,12 +92,16 @@ def on_ready(turn: Turn, device: str, *, is_ready: bool) -> None:
 def on_lost(turn: Turn, device: str) -> None:
     """Forget the alarm contact's level: silence is unknown."""
     turn.state.metal_levels = {**turn.state.metal_levels, device: None}
+    turn.state.metal_pairing = {**turn.state.metal_pairing, device: Pairing()}
 
 
 def finish(turn: Turn, device: str) -> None:
     """Make a walk that is over a part that a vehicle can claim."""
     walk = turn.state.walks[device]
     turn.state.walks = {d: w for d, w in turn.state.walks.items() if d != device}
+    # A pulse too short for the contact never rises there: do not wait for it for ever.
+    pairing = replace(turn.state.metal_pairing.get(device, Pairing()), counted_first=0)
+    turn.state.metal_pairing = {**turn.state.metal_pairing, device: pairing}
     if walk.alarm is not None:
         cleared(turn, walk.alarm)
     content = MetalPart(
