@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_check(commands)
+    _add_devices(commands)
+    _add_probe(commands)
     _add_status(commands)
     _add_replay(commands)
     _add_capture(commands)
@@ -112,18 +114,12 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=Path("/var/lib/checkpointd/last-good"),
         help="print what differs from this configuration (default: what runs, %(default)s)",
     )
-    parser.add_argument(
-        "--drivers", action="store_true", help="list every driver with its options and units"
-    )
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools import check  # noqa: PLC0415 - see above
+        from agent.tools.check import check_command  # noqa: PLC0415 - see above
 
-        if arguments.drivers:
-            print(check.drivers_json() if arguments.json else check.drivers_text())
-            return 0
-        text, code = check.check_command(
+        text, code = check_command(
             arguments.config,
             against=arguments.against,
             as_json=arguments.json,
@@ -133,6 +129,68 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         return code
 
     parser.set_defaults(run=run)
+
+
+def _add_devices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("devices", help="every driver, its options and where it is from")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for a machine to read")
+    form.add_argument("--markdown", action="store_true", help="as docs/drivers.md")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools import devices  # noqa: PLC0415 - see above
+
+        if arguments.markdown:
+            print(devices.devices_markdown(), end="")
+        else:
+            print(devices.devices_json() if arguments.json else devices.devices_text())
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "probe",
+        help="listen at a port and say which driver reads what comes",
+        description="Writes nothing unless --ask is given. A serial line is tried at the usual "
+        "speeds and parities. Exit code 0: recognised, 1: not, 2: no such port.",
+    )
+    parser.add_argument("port", metavar="PORT", help="/dev/… or tcp://host:port")
+    parser.add_argument(
+        "--ask",
+        action="store_true",
+        help="where listening is not enough, send requests that only ask for a weight, at every "
+        "speed; not to a scale in use, which could misread one at a wrong speed",
+    )
+    parser.add_argument(
+        "--modbus-unit",
+        dest="unit",
+        type=_unit,
+        metavar="N",
+        help="with --ask: read this Modbus unit instead",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=6.0,
+        metavar="S",
+        help="listen for S s at each speed and parity (default: 6), three times that at the first",
+    )
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.probe_command import probe_command  # noqa: PLC0415 - see above
+
+        return probe_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _unit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 247):
+        raise argparse.ArgumentTypeError(f"{text}: expected a unit id from 0 to 247")
+    return int(text)
 
 
 def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

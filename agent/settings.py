@@ -90,7 +90,7 @@ class GatewayOptions:
 class DeviceOptions:
     """The part of ``[devices.NAME]`` that every device has, beside its driver's own options."""
 
-    driver: Annotated[str, Meta(description="kind.device, see `checkpointd check --drivers`")]
+    driver: Annotated[str, Meta(description="kind.device, see `checkpointd devices`")]
     port: Annotated[
         str, Meta(description="/dev/…, tcp://host:port (Modbus over a serial line: /dev/…)")
     ]

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from agent.config import (
     ConfigError,
-    describe_drivers,
     difference,
     examine,
     load,
@@ -33,7 +32,7 @@ from agent.config.load import KIND_OPTIONS
 from agent.config.options import options_of
 from agent.lane.options import LaneOptions
 from agent.settings import DeviceOptions, GatewayOptions, JournalOptions, MqttOptions
-from agent.tools.check import check_command, drivers_json, drivers_text
+from agent.tools.check import check_command
 from drivers.base import find, names
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config"
@@ -680,19 +679,6 @@ def test_every_option_has_a_text_and_a_quantity_its_unit():
             assert option.description, f"{kind.__module__}.{option.name}"
             if re.search(r"_(s|kg|cps|bytes)$", option.name):
                 assert re.search(r"\[[a-z/]+\]", option.description), option.name
-
-
-def test_the_listing_names_every_driver_with_type_bounds_and_default():
-    for listing in describe_drivers():
-        for option in (*listing.own, *listing.of_kind, *listing.common):
-            assert option.expected
-    text = drivers_text()
-    for name in names():
-        assert name in text
-    assert "nsigma: a number from 1 to 20; default 5.0" in text
-    assert "preset: one of" in text
-    assert "must be given" in text
-    assert "rpm.rapiscan" in drivers_json()
 
 
 # ---------------------------------------------------------------- revision, difference, last good

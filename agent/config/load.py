@@ -242,6 +242,10 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
     problems += wrong
     if filled is None or problems:
         return None, problems
+    try:
+        driver.make(filled[-1])
+    except ValueError as exc:  # what only the driver itself can tell: a sample frame, a map
+        return None, [source.problem(at, str(exc))]
     common, kind_options, driver_options = filled
     assert isinstance(common, DeviceOptions)
     assert isinstance(kind_options, RpmOptions | ScaleOptions | MetalOptions)

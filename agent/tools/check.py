@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from agent.config import Difference, Examined, describe_drivers, difference, examine, report
-from agent.config.options import Option
+from agent.config import Difference, Examined, difference, examine, report
 
 EXIT_GOOD, EXIT_PROBLEMS = 0, 2
 
@@ -30,50 +28,6 @@ def check_command(
     changes = _changes(examined, directory, against)
     text = _json(examined, changes) if as_json else _text(directory, examined, changes)
     return text, EXIT_GOOD if examined.is_usable else EXIT_PROBLEMS
-
-
-def drivers_text() -> str:
-    """Return every driver and option as text for a technician."""
-    listings = describe_drivers()
-    lines: list[str] = ["Every device:", *_option_lines(listings[0].common if listings else ())]
-    kinds = {listing.name.partition(".")[0]: listing.of_kind for listing in listings}
-    for kind, options in kinds.items():
-        lines += ["", f"Every {kind} device:", *_option_lines(options)]
-    for listing in listings:
-        line = "Modbus" if listing.is_modbus else f"serial line {listing.line}"
-        lines += ["", f"{listing.name} ({line}):"]
-        lines += _option_lines(listing.own) or ["  no options of its own"]
-    return "\n".join(lines)
-
-
-def drivers_json() -> str:
-    """Return the same for a machine: a list of drivers with their options."""
-    return json.dumps(
-        [
-            {
-                "driver": listing.name,
-                "modbus": listing.is_modbus,
-                "line": None if listing.is_modbus else listing.line,
-                "options": [
-                    {
-                        "name": option.name,
-                        "of": owner,
-                        "expected": option.expected,
-                        "default": option.default,
-                        "description": option.description,
-                    }
-                    for owner, options in (
-                        ("device", listing.common),
-                        ("kind", listing.of_kind),
-                        ("driver", listing.own),
-                    )
-                    for option in options
-                ],
-            }
-            for listing in describe_drivers()
-        ],
-        ensure_ascii=False,
-    )
 
 
 def _changes(examined: Examined, directory: Path, against: Path | None) -> Difference | None:
@@ -112,13 +66,3 @@ def _json(examined: Examined, changes: Difference | None) -> str:
         },
         ensure_ascii=False,
     )
-
-
-def _option_lines(options: Iterable[Option]) -> list[str]:
-    lines = []
-    for option in options:
-        default = "must be given" if option.default is None else f"default {option.default}"
-        lines.append(f"  {option.name}: {option.expected}; {default}")
-        if option.description:
-            lines.append(f"      {option.description}")
-    return lines
