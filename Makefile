@@ -22,7 +22,7 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 demo: $(VENV)/.installed
 	$(BIN)/checkpointd demo $(if $(FOR),--for $(FOR))

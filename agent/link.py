@@ -46,7 +46,8 @@ HEARTBEAT_S = 2.0
 FLOOD_BYTES, FLOOD_PAUSE_S = 4096, 0.05
 """After more in one piece than a line at 921600 baud brings in the pause, the pipe has to wait
 [wall seconds]: a flood over TCP is held to its buffer per pause, and the others go on."""
-POLL_SLOTS = 5
+POLL_SLOTS = 20
+"""The polling period is divided so; device N begins in slot N."""
 PARK_AFTER = 3
 """A unit on a shared line that missed so many requests in a row is parked."""
 PARK_FIRST_S, PARK_CAP_S = 5.0, 30.0
@@ -465,8 +466,8 @@ class ModbusLink(DeviceLink):
     def _plan(self, blocks: tuple[Block, ...]) -> None:
         """Keep each block's turn; a new one has its first in this device's slot of the period.
 
-        All devices in one moment would make the last wait for all others; a moment for each would
-        cost a wake-up each. Five slots a period lie between.
+        All devices in one moment would make the last wait for all others; beyond ``POLL_SLOTS``
+        devices two share a moment, which saves wake-ups.
         """
         now = asyncio.get_running_loop().time()
         known = dict(zip(self._blocks, self._due, strict=True))

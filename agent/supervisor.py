@@ -44,6 +44,8 @@ from drivers.readings import BadFrame
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+LANE_STATE_AFTER_S = 0.1
+"""A lane's snapshot follows its news by so long [wall seconds], once for all news meanwhile."""
 TICK_SLOTS = 5
 STATE_EVERY_TICKS = 5
 """A lane's and its devices' snapshots are renewed so often, the lane's at each record too."""
@@ -72,6 +74,8 @@ class Lane:
     """Options that take effect when the lane is vacant."""
     ticks: int = 0
     was_occupied: bool | None = None
+    publishing: asyncio.TimerHandle | None = None
+    """Set while the lane's snapshot waits to be renewed."""
 
 
 class Recorder:
@@ -316,7 +320,7 @@ class Supervisor:
         occupied = is_occupied(lane.state)
         if records or occupied != lane.was_occupied:
             lane.was_occupied = occupied
-            self._publish_lane(lane)
+            self._publish_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
             lane.config, lane.rules = lane.pending
             lane.pending = None
@@ -450,7 +454,16 @@ class Supervisor:
         about = About(lanes=lanes, machine=platform.machine())
         return wire.about(self._identity, about, SOFTWARE)
 
+    def _publish_lane_soon(self, lane: Lane) -> None:
+        """Renew the lane's snapshot after its news: an alarm does not wait for a display."""
+        if lane.publishing is None:
+            loop = asyncio.get_running_loop()
+            lane.publishing = loop.call_later(LANE_STATE_AFTER_S, self._publish_lane, lane)
+
     def _publish_lane(self, lane: Lane) -> None:
+        if lane.publishing is not None:
+            lane.publishing.cancel()
+            lane.publishing = None
         shot = snapshot(lane.state, self._clock.stamp(), lane.rules)
         self._uplink.set_retained(*wire.lane_state(self._identity, shot))
 

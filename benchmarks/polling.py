@@ -266,6 +266,9 @@ def ratios(agent: Arm, bare: Arm) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="2 devices for 1 s, nothing judged")
+    parser.add_argument(
+        "--devices", type=int, choices=(10, 50), help="only this number (default: both)"
+    )
     parser.add_argument("--serve", type=int, metavar="N", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
@@ -274,6 +277,8 @@ def main() -> int:
     is_quick: bool = arguments.quick
     # 2.2 changes a second and device: more than 4,000 an arm.
     plan = ((2, 1.0, "agent bare"),) if is_quick else ((10, 95.0, FOUR), (50, 22.0, FOUR))
+    if arguments.devices is not None:
+        plan = tuple(part for part in plan if part[0] == arguments.devices)
     rows, goals = [], []
     figures: dict[str, object] = {"seed": SEED, "period_s": PERIOD_S}
     for count, for_s, order in plan:
