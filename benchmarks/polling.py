@@ -276,6 +276,7 @@ def main() -> int:
         return 0
     is_quick: bool = arguments.quick
     # 2.2 changes a second and device: more than 4,000 an arm.
+    plan: tuple[tuple[int, float, str], ...]
     plan = ((2, 1.0, "agent bare"),) if is_quick else ((10, 95.0, FOUR), (50, 22.0, FOUR))
     if arguments.devices is not None:
         plan = tuple(part for part in plan if part[0] == arguments.devices)
