@@ -373,6 +373,7 @@ def free_port():
         ("tcp://no-such-host.invalid:4001", "looking up no-such-host.invalid"),
         ("/dev/no-such-line", "there is no such device"),
     ],
+    ids=["refused", "no host", "no line"],
 )
 def test_what_cannot_be_opened_is_down_after_the_silence_with_what_was_seen(port, seen, caplog):
     caplog.set_level(logging.INFO, logger="agent.link")

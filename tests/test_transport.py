@@ -171,6 +171,7 @@ def refused_port():
         (refused_port(), "connection refused"),
         ("tcp://no-such-host.invalid:4001", "looking up no-such-host.invalid"),
     ],
+    ids=["no line", "null", "a file", "refused", "no host"],
 )
 def test_what_cannot_be_opened_says_what_was_seen_and_leaves_nothing_open(port, seen):
     async def scene():
