@@ -701,6 +701,20 @@ def test_a_weight_is_legal_only_with_the_devices_word_and_its_alibi_number():
     assert legal(alibi_id="4711", stable=None) is False
 
 
+def test_an_alibi_number_that_follows_the_stable_weight_is_kept_with_it():
+    lane = Bench()
+    for i in range(6):
+        lane.read(10 + 0.5 * i, weight(20000), "scale")
+    lane.read(13.2, weight(20000, alibi_id="4711"), "scale")
+    lane.read(13.4, weight(20000), "scale")
+    lane.read(14, weight(0), "scale")
+    lane.tick(100)
+    first, second = lane.passages()
+    assert (first.passage_id, first.rev) == (second.passage_id, 1)
+    assert (second.rev, second.started) == (2, stamp(10))
+    assert (second.scale.alibi_id, second.scale.legal) == ("4711", True)
+
+
 @pytest.mark.parametrize("range_", ["over", "under"])
 def test_a_platform_that_swings_out_of_its_range_is_no_fault(range_):
     bench = Bench()

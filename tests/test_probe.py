@@ -41,6 +41,8 @@ from simulators.scene import Scene
 NEEDS_THE_MANUAL = {
     "scale.toledo/clone-table": "a clone's own status word",
     "metal.dry_contact/custom-16-bit": "a module's own addresses",
+    "scale.dini_argeo/address": "the address of one terminal among several",
+    "scale.flintec_bsi/without-checksum": "the letters that mean rest",
 }
 
 TOLEDO = toledo_frame(

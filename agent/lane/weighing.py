@@ -101,11 +101,23 @@ def _load(
     step_kg = 2 * (options.e_kg or 0.0)
     best_kg = weighing.best.mass_kg if weighing.best is not None else None
     if best_kg is not None and weight.mass_kg <= best_kg + step_kg:
-        return weighing
+        if not _stores(weighing, weight, step_kg):
+            return weighing
+        # The same load, now with its number in the alibi memory.
+        since = weighing.best_at or since
     _watch_declared(turn, device, options, weight)
     weighing = replace(weighing, best=weight, best_at=weighing.best_at or since)
     weighing = _alarm_over_limit(turn, device, weighing, weight)
     return _offer(turn, device, weighing, weight, since)
+
+
+def _stores(weighing: Weighing, weight: Weight, step_kg: float) -> bool:
+    """Return whether the indication is the best one again, with the alibi number that it lacked."""
+    best = weighing.best
+    if best is None or best.mass_kg is None or weight.mass_kg is None:
+        return False
+    is_same = abs(weight.mass_kg - best.mass_kg) <= step_kg
+    return is_same and best.alibi_id is None and weight.alibi_id is not None
 
 
 def _watch_declared(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
