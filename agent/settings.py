@@ -132,6 +132,16 @@ class DeviceOptions:
             le=600,
         ),
     ] = None
+    relay_listen: Annotated[
+        str | None,
+        Meta(
+            description="own ADDRESS:PORT on which others read the bytes of a device that talks by "
+            "itself; absent: nowhere"
+        ),
+    ] = None
+    relay_clients: Annotated[
+        tuple[str, ...], Meta(description="addresses or networks that may read there")
+    ] = ()
 
 
 DEFAULT_SILENCE_S = {"rpm": 16.0, "scale": 3.0, "metal": 3.0}

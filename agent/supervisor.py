@@ -16,6 +16,7 @@ from pathlib import Path
 from agent import config as configuration
 from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
+from agent.config.relays import relay_of
 from agent.delivery import wire
 from agent.delivery.forward import Uplink
 from agent.delivery.journal import JournalError, JournalStats, Stored
@@ -35,8 +36,9 @@ from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
-from agent.link import DeviceLink, Lines, make_link
+from agent.link import Captured, DeviceLink, Lines, make_link
 from agent.records import Alarm, Audit, LaneEvent, Record, Stop, Tick, Timed
+from agent.relay import Relay
 from agent.settings import Config, DeviceConfig, LaneConfig
 from agent.version import SOFTWARE
 from drivers.readings import BadFrame
@@ -70,6 +72,8 @@ class Lane:
     state: LaneState = field(default_factory=LaneState)
     links: dict[str, DeviceLink] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    relays: dict[str, tuple[Relay, asyncio.Task[None]]] = field(default_factory=dict)
+    """By device; one that is exchanged leaves the links alone."""
     pending: tuple[LaneConfig, LaneRules] | None = None
     """Options that take effect when the lane is vacant."""
     ticks: int = 0
@@ -283,8 +287,10 @@ class Supervisor:
             sink=lambda event: self._take(lane, event),
             lines=self._lines,
             label=f"{device.name} {lane.config.lane_id}",
+            tap=lambda _, captured: _relayed(lane, device.name, captured),
         )
         lane.links[device.name] = link
+        self._start_relay(lane, device)
 
         async def run() -> None:
             await link.run()
@@ -292,10 +298,47 @@ class Supervisor:
         name = f"{lane.config.lane_id}_{device.name}"
         lane.tasks.append(self._guard(name, run, lambda: _forget_all(lane)))
 
+    def _start_relay(self, lane: Lane, device: DeviceConfig) -> None:
+        config = relay_of(device.common)
+        if config is None:
+            return
+        name = f"{lane.config.lane_id}_{device.name}"
+
+        def on_trouble(text: str | None) -> None:
+            if text is None:
+                self._clear(f"relay_{name}")
+            else:
+                self._fault(f"relay_{name}", text)
+
+        label = f"{device.name} {lane.config.lane_id}"
+        relay = Relay(config, clock=self._clock, label=label, on_trouble=on_trouble)
+
+        async def run() -> None:
+            await relay.run()
+
+        lane.relays[device.name] = relay, self._guard(f"{name}_relay", run)
+
+    async def _stop_relay(self, lane: Lane, device: str) -> None:
+        if device in lane.relays:
+            _, task = lane.relays.pop(device)
+            await _cancel([task])
+            self._clear(f"relay_{lane.config.lane_id}_{device}")
+
+    async def _exchange_relays(self, lane: Lane, new: LaneConfig) -> None:
+        """Let the relays be as configured now: nothing in the lane hangs on them."""
+        running = {device: relay.config for device, (relay, _) in lane.relays.items()}
+        changed = [d for d in new.devices if running.get(d.name) != relay_of(d.common)]
+        for device in changed:  # all of them first: one may get the address of another
+            await self._stop_relay(lane, device.name)
+        for device in changed:
+            self._start_relay(lane, device)
+
     async def _stop_lane(self, lane: Lane) -> None:
         """End the lane's links, then close and say what is open in it."""
         await _cancel(lane.tasks)
         lane.tasks.clear()
+        for device in tuple(lane.relays):
+            await self._stop_relay(lane, device)
         if self._lanes.get(lane.config.lane_id) is lane:
             del self._lanes[lane.config.lane_id]
         self._step(lane, Stop(stamp=self._clock.stamp()))
@@ -482,6 +525,7 @@ class Supervisor:
                 frames=status.frames,
                 refused=status.refused,
                 faults=faults,
+                relay=lane.relays[name][0].status() if name in lane.relays else None,
             )
             self._uplink.set_retained(*wire.device_state(self._identity, shot))
 
@@ -620,6 +664,7 @@ class Supervisor:
             return
         wanted = {config.lane_id: config for config in new.lanes}.get(lane_id)
         if wanted is not None and _same_devices(lane.config, wanted):
+            await self._exchange_relays(lane, wanted)
             lane.pending = (wanted, self._rules(wanted))
             self._step(lane, Tick(stamp=self._clock.stamp()))
             return
@@ -670,11 +715,24 @@ def _forget_all(lane: Lane) -> None:
     lane.state = LaneState(serial=lane.state.serial)
 
 
+def _relayed(lane: Lane, device: str, captured: Captured) -> None:
+    if isinstance(captured, bytes) and device in lane.relays:
+        lane.relays[device][0].feed(captured)
+
+
 def _same_devices(old: LaneConfig, new: LaneConfig) -> bool:
     """Return whether only what the lane does with its devices differs, not how they are read."""
 
     def wires(config: LaneConfig) -> list[object]:
-        return [(d.name, d.kind, d.common, d.driver_options) for d in config.devices]
+        return [
+            (
+                d.name,
+                d.kind,
+                d.driver_options,
+                replace(d.common, relay_listen=None, relay_clients=()),
+            )
+            for d in config.devices
+        ]
 
     return wires(old) == wires(new)
 

@@ -13,6 +13,7 @@ from agent.config.checks import check_journal, check_lane, check_mqtt
 from agent.config.options import ID_PATTERN, ID_TEXT, did_you_mean, fill, fill_flat, unknown
 from agent.config.ports import User, check_ports
 from agent.config.problems import ConfigError, Problem
+from agent.config.relays import check_relays
 from agent.config.source import (
     GATEWAY_FILE,
     Files,
@@ -118,6 +119,7 @@ def examine_files(
         if lane is not None:
             lanes.append(lane)
     found += check_ports(users)
+    found += check_relays(users)
     is_whole = len(sources) == len(files.contents) and len(lanes) == len(sources) - 1
     if not is_whole or not lanes or not head.gateway or not head.mqtt or not head.journal:
         return Examined(config=None, problems=tuple(found))
@@ -148,6 +150,7 @@ def load_lane(path: Path, overrides: Sequence[str] = ()) -> LaneConfig:
     source, problems = override(source, overrides)
     lane, users = _lane(source, problems)
     problems += check_ports(users)
+    problems += check_relays(users)
     if lane is None or any(not problem.is_warning for problem in problems):
         raise ConfigError(problems)
     return lane

@@ -117,8 +117,25 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelayState:
+    """The relay of an instrument's bytes now, counted since it was begun.
+
+    ``dropped``: clients let go because they read too slowly or vanished without a word;
+    ``refused``: connections closed at once, from elsewhere or beyond the most there may be.
+    """
+
+    listening: bool
+    clients: int
+    dropped: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSnapshot:
-    """One instrument now; ``last_good_s`` is the age of its last good frame, None: none yet."""
+    """One instrument now; ``last_good_s`` is the age of its last good frame, None: none yet.
+
+    ``relay`` None: its bytes are served to nobody else.
+    """
 
     at: Stamp
     lane: str
@@ -129,3 +146,4 @@ class DeviceSnapshot:
     refused: dict[str, int] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    relay: RelayState | None = None
