@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import socket
+import sys
+import termios
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address, ip_network
 
@@ -229,6 +232,19 @@ def test_a_client_that_floods_writes_is_read_slowly_and_holds_up_nobody(caplog):
 
     asyncio.run(play())
     assert caplog.text.count("client_writes_ignored") == 1
+
+
+def test_what_a_client_wrote_is_never_read_to_its_end_in_one_go(caplog):
+    async def play():
+        async with running_relay() as relay, deaf_client(relay.port) as writing:
+            await until(lambda: relay.status().clients == 1, 5)
+            (client,) = relay._clients
+            assert writing.send(bytes(1 << 20)) > 4 * 4096
+            await until(lambda: "client_writes_ignored" in caplog.text, 5)
+            unread = fcntl.ioctl(client.opened, termios.FIONREAD, bytes(4))
+            assert int.from_bytes(unread, sys.byteorder) > 0, "it may hold the loop for ever"
+
+    asyncio.run(play())
 
 
 async def _flood(writer):
@@ -528,7 +544,11 @@ def test_a_reload_adds_and_removes_the_relay_and_the_lane_reads_on(
                 other.listen()
                 reload(free_port)
                 await until(lambda: alarms(centre, code=code, phase="raised"))
-            await until(lambda: alarms(centre, code=code, phase="cleared"))
+                reload(None)  # taken out, it is no fault any more
+                await until(lambda: alarms(centre, code=code, phase="cleared"))
+                reload(free_port)
+                await until(lambda: len(alarms(centre, code=code, phase="raised")) == 2)
+            await until(lambda: len(alarms(centre, code=code, phase="cleared")) == 2)
             relay, _ = lane.relays["rpm"]
             async with client_of(relay) as (reader, _):
                 portal.said = b""
@@ -544,7 +564,7 @@ def test_a_reload_adds_and_removes_the_relay_and_the_lane_reads_on(
     asyncio.run(play())
     (passage,) = newest_passages(centre)
     assert passage["end_reason"] == "left"
-    (raised,) = alarms(centre, code=f"relay_{LANE}_rpm", phase="raised")
+    raised, _ = alarms(centre, code=f"relay_{LANE}_rpm", phase="raised")
     assert (raised["kind"], raised["lane"]) == ("fault", None)
     assert "which another program uses" in raised["text"]
 

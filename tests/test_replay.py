@@ -335,8 +335,11 @@ async def _live(tmp_path, broker, centre, monkeypatch):
     with (tmp_path / "heard.jsonl").open("w") as heard:
 
         def tapped(device, **given):
+            relayed = given.pop("tap")
+
             def tap(stamp, captured):
                 heard.write(format_line(stamp, device.name, captured) + "\n")
+                relayed(stamp, captured)
 
             return make_link(device, tap=tap, **given)
 

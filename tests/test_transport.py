@@ -211,7 +211,8 @@ def test_a_flood_is_held_back_and_nothing_is_lost():
 
     got, largest = asyncio.run(scene())
     assert got == flood
-    assert BUFFER_BYTES <= largest < 2 * BUFFER_BYTES
+    # How much gathers before it is read is the machine's affair; that it is bounded is ours.
+    assert largest < 2 * BUFFER_BYTES < len(flood)
 
 
 async def write_for_ever(pipe):
