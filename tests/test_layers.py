@@ -37,7 +37,8 @@ class Rule:
 
 
 WORDS = ("drivers.readings",)
-CODECS = ("drivers.base", "drivers.rpm", "drivers.scale", "drivers.metal")
+SHARED_BY_CODECS = ("drivers.base", "drivers.weighing")
+CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
 PIPES = ("drivers.transport", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)
 CORE = ("agent.records", "agent.lane")
@@ -57,7 +58,7 @@ TOP = ("agent.supervisor", "agent.cli", "agent.tools")
 RULES = (
     Rule(WORDS, WORDS, ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
     Rule(("drivers.base",), WORDS, (), BARRED_FROM_PURE),
-    Rule(CODECS, (*WORDS, "drivers.base"), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(CODECS, (*WORDS, *SHARED_BY_CODECS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
     Rule(("drivers.modbus",), (*WORDS, "drivers.base", *PIPES), ("pymodbus",), frozenset()),
     Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
     Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),

@@ -43,6 +43,7 @@ NEEDS_THE_MANUAL = {
     "metal.dry_contact/custom-16-bit": "a module's own addresses",
     "scale.dini_argeo/address": "the address of one terminal among several",
     "scale.flintec_bsi/without-checksum": "the letters that mean rest",
+    "scale.ohaus/labelled": "which label is the present weight",
 }
 
 TOLEDO = toledo_frame(

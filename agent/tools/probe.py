@@ -17,8 +17,9 @@ from agent.tools.variants import known_drivers, make, variants
 from drivers.base import LineParameters, Parity, StreamDriver
 from drivers.modbus import Framing
 
-HARMLESS = (b"\nW\r", b"W\r", b"W", b"SI\r\n", b"READ\r\n")
-"""Requests that only ask for a weight.
+HARMLESS = (b"\nW\r", b"W\r", b"SI\r\n", b"READ\r\n", b"W")
+"""Requests that only ask for a weight. The bare W is last: without an end of its own it would run
+into the next request.
 
 Source: SMA SCP-0499 (LF W CR); NCI 7821 p. 25 (W CR); Mettler-Toledo 8217 (W); Mettler-Toledo AT
 p. 87 (SI); Dini Argeo 3590EXP manual (READ).
