@@ -230,6 +230,14 @@ class MetalPart:
     persons: int
     alarms: int
     directions: tuple[str, ...]
+    zones: tuple[str, ...] | None = None
+    """Where metal was found, by the device's names of its zones; None: it does not say."""
+    amplitude: float | None = None
+    """The largest signal of the alarms, in units of ``amplitude_scale``; None: it does not say."""
+    amplitude_scale: str | None = None
+    program: str | None = None
+    """What the detector was set to when the walk ended; None: it does not say."""
+    sensitivity: str | None = None
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]

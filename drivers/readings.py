@@ -220,12 +220,28 @@ class MetalAlarm:
 
     ``active`` is the level now, ``pulses`` how many alarms began since the last reading (from a
     latched counter, so none is lost between polls); None where the device gives no such figure.
+    ``active`` None with ``pulses`` 0 says that alarms are counted and none began; with both None
+    nobody can say.
     """
 
     active: bool | None
     pulses: int | None
     is_random: bool = False
-    """Selected for secondary search by chance: no metal was found."""
+    """Selected for secondary search by chance: no metal was found. Its level is another one."""
+    zones: tuple[str, ...] | None = None
+    """Where metal was found, by the names of the device's zones; None: it does not say."""
+    amplitude: float | None = None
+    """The largest signal of this alarm, in units of ``amplitude_scale``; None: it does not say."""
+    amplitude_scale: str | None = None
+    """What the amplitude is counted in, e.g. "percent" or "bars of 20"; None: no amplitude."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetalProgram:
+    """What a metal detector is set to, as it says it; None where it does not say."""
+
+    program: str | None
+    sensitivity: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,4 +269,5 @@ Reading = (
     | Weight
     | MetalAlarm
     | MetalPassages
+    | MetalProgram
 )

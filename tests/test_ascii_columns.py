@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import drivers.scale
 from agent.config import ConfigError, load_lane
+from drivers import text_lines
 from drivers.base import find, names
 from drivers.readings import BadFrame, Reason, Weight
 from drivers.scale import ascii_columns
@@ -517,7 +518,7 @@ def test_what_the_bound_does_not_count_is_refused(pattern):
     ],
 )
 def test_the_ways_of_a_pattern_are_counted(pattern, count):
-    assert ascii_columns.ways(pattern, 256) == min(count, ascii_columns.MAX_WAYS + 1)
+    assert text_lines.ways(pattern, 256) == min(count, text_lines.MAX_WAYS + 1)
 
 
 # A pattern as a tree, written out for the driver and walked through here path by path.
@@ -579,14 +580,14 @@ def turned(inner, line, at, least, most):
 @settings(max_examples=200, deadline=None)
 @given(tree=trees, line=st.text("ab", min_size=1, max_size=6))
 def test_no_match_has_more_paths_than_are_counted(tree, line):
-    count = ascii_columns.ways(written(tree), len(line))
-    if count <= ascii_columns.MAX_WAYS:
+    count = text_lines.ways(written(tree), len(line))
+    if count <= text_lines.MAX_WAYS:
         assert sum(1 for _ in ends(tree, line, 0)) <= count, written(tree)
 
 
 def test_the_dearest_pattern_that_is_taken_comes_to_an_end():
     pattern = "(?P<value>1)[ -~]{0,98}[ -~]{0,98}!"  # 99 x 99 = 9801 ways
-    assert 9_000 < ascii_columns.ways(pattern, 256) <= ascii_columns.MAX_WAYS
+    assert 9_000 < text_lines.ways(pattern, 256) <= text_lines.MAX_WAYS
     sample = {"frame": "1!<CR><LF>", "value": "1"}
     device = driver(pattern=pattern, weight_unit="kg", samples=[sample], max_length=256)
     device.feed(b"\r\n")

@@ -269,7 +269,7 @@ def test_what_is_missing_is_told_with_what_it_is(tmp_path):
     said = str(caught.value)
     assert "gateway.toml:1: gateway.gw: missing; expected at most 32 of a-z" in said
     assert "mqtt.host: missing; expected text, not empty: broker's host name" in said
-    assert "lanes/one.toml:2: devices.m.driver: missing; expected one of metal.dry_contact" in said
+    assert "lanes/one.toml:2: devices.m.driver: missing; expected one of metal.ascii_fields" in said
 
 
 def test_a_drivers_required_option_is_asked_for(tmp_path):

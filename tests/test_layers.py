@@ -37,7 +37,13 @@ class Rule:
 
 
 WORDS = ("drivers.readings",)
-SHARED_BY_CODECS = ("drivers.base", "drivers.weighing")
+SHARED_BY_CODECS = (
+    "drivers.base",
+    "drivers.counters",
+    "drivers.registers",
+    "drivers.text_lines",
+    "drivers.weighing",
+)
 CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
 PIPES = ("drivers.transport", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)

@@ -244,14 +244,25 @@ def _parts_of(turn: Turn, transit: Transit) -> tuple[list[Part], tuple[str, ...]
 
 
 def _joined(walks: list[MetalPart]) -> MetalPart:
-    """Return several persons' walks as one part: the most serious result, the sums."""
+    """Return several persons' walks as one part: the most serious result, sums and extremes."""
+    told = [w.zones for w in walks if w.zones is not None]
+    loudest = max((w for w in walks if w.amplitude is not None), key=_amplitude, default=walks[-1])
     return MetalPart(
         device=walks[0].device,
         result=min((w.result for w in walks), key=_METAL_ORDER.index),
         persons=sum(w.persons for w in walks),
         alarms=sum(w.alarms for w in walks),
         directions=tuple(dict.fromkeys(d for w in walks for d in w.directions)),
+        zones=tuple(dict.fromkeys(z for zones in told for z in zones)) if told else None,
+        amplitude=loudest.amplitude,
+        amplitude_scale=loudest.amplitude_scale,
+        program=walks[-1].program,
+        sensitivity=walks[-1].sensitivity,
     )
+
+
+def _amplitude(walk: MetalPart) -> float:
+    return walk.amplitude or 0.0
 
 
 def _speed(transit: Transit) -> float | None:

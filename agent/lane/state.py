@@ -21,7 +21,7 @@ from agent.records import (
     ScalePart,
     Stamp,
 )
-from drivers.readings import Level, PortalSettings, Weight
+from drivers.readings import Level, MetalProgram, PortalSettings, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +160,25 @@ class Walk:
     randoms: int = 0
     directions: tuple[str, ...] = ()
     alarm: Alarm | None = None
+    zones: tuple[str, ...] | None = None
+    """Where metal was found; None: the detector does not say."""
+    amplitude: float | None = None
+    amplitude_scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairing:
-    """Alarms that only one of contact and counter has told so far."""
+class Detector:
+    """What is remembered of one metal detector between walks."""
 
     risen_first: int = 0
+    """Alarms that only its contact has told so far, and not yet its counter."""
     counted_first: int = 0
+    """Alarms that only its counter has told so far."""
+    is_counting: bool = False
+    """It counts its alarms, and none is missed though no contact tells the level."""
+    first: MetalProgram | None = None
+    """What it was set to when it was first heard."""
+    now: MetalProgram | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -189,7 +200,7 @@ class LaneState:
     not_ready: frozenset[str] = frozenset()
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
-    metal_pairing: Mapping[str, Pairing] = field(default_factory=dict)
+    metal_detectors: Mapping[str, Detector] = field(default_factory=dict)
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

@@ -34,6 +34,7 @@ from drivers.readings import (
     GammaCounts,
     MetalAlarm,
     MetalPassages,
+    MetalProgram,
     NeutronBackground,
     NeutronCounts,
     OccupancyEnd,
@@ -215,6 +216,8 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             walks.on_metal_alarm(turn, device, reading)
         case MetalPassages():
             walks.on_passages(turn, device, reading)
+        case MetalProgram():
+            walks.on_program(turn, device, reading)
         case DeviceState():
             _on_device_state(turn, device, reading)
         case BadFrame() | WindowCounts() | WindowBackground():

@@ -1,30 +1,37 @@
 """The metal detector: persons and alarms that lie close together are one walk.
 
 A random selection is never a metal alarm. A person counted while the detector was not ready, or
-its alarm contact unknown, is "unknown", never "clear".
+while neither its alarm contact nor a counter of its alarms was heard, is "unknown", never "clear".
+What the detector is set to stands in each walk; another setting than the first one heard is a
+fault until it is set back, for it voids the test certificate.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.lane.alarms import Finding, cleared, raised
+from agent.lane.alarms import Finding, cleared, fault, raised, set_standing
 from agent.lane.passage import likely_passage
-from agent.lane.state import Pairing, Part, Turn, Walk
+from agent.lane.state import Detector, Part, Turn, Walk
 from agent.records import MetalPart, MetalResult
-from drivers.readings import MetalAlarm, MetalPassages
+from drivers.readings import MetalAlarm, MetalPassages, MetalProgram
 
 
 def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
     """Take the alarm relay: say a new alarm at once, clear it when the relay falls."""
-    before = turn.state.metal_levels.get(device)
-    if reading.active is not None:
-        turn.state.metal_levels = {**turn.state.metal_levels, device: reading.active}
+    # A random selection has its own relay or its own word: it never stands for one of metal.
+    relay = _random(device) if reading.is_random else device
+    before = turn.state.metal_levels.get(relay)
+    if reading.active is not None or reading.pulses is None:
+        turn.state.metal_levels = {**turn.state.metal_levels, relay: reading.active}
+    if reading.active is None and not reading.pulses:  # None: lost; 0: counted, and none began
+        _remember(turn, relay, replace(_detector(turn, relay), is_counting=reading.pulses == 0))
     is_rising = reading.active is True and before is not True
-    begun = _begun(turn, device, reading.pulses, is_rising=is_rising)
+    begun = _begun(turn, relay, reading.pulses, is_rising=is_rising)
     if begun == 0:
+        _measure_on(turn, device, reading)
         return
-    walk = _walk(turn, device)
+    walk = _measured(_walk(turn, device), reading)
     if reading.is_random:
         _put(turn, device, replace(walk, randoms=walk.randoms + begun))
         return
@@ -43,7 +50,40 @@ def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
     _put(turn, device, replace(walk, alarms=walk.alarms + begun))
 
 
-def _begun(turn: Turn, device: str, pulses: int | None, *, is_rising: bool) -> int:
+def _random(device: str) -> str:
+    """Return the name that a detector's random selection is remembered by; no device has it."""
+    return f"{device}:random"
+
+
+def _detector(turn: Turn, relay: str) -> Detector:
+    return turn.state.metal_detectors.get(relay, Detector())
+
+
+def _remember(turn: Turn, relay: str, detector: Detector) -> None:
+    turn.state.metal_detectors = {**turn.state.metal_detectors, relay: detector}
+
+
+def _measure_on(turn: Turn, device: str, reading: MetalAlarm) -> None:
+    """Add what is only said while an alarm lasts to the walk it began in."""
+    walk = turn.state.walks.get(device)
+    if walk is not None and walk.alarms and reading.active:
+        _put(turn, device, _measured(walk, reading))
+
+
+def _measured(walk: Walk, reading: MetalAlarm) -> Walk:
+    """Return the walk with all zones that were named and the largest amplitude."""
+    if reading.is_random:
+        return walk
+    if reading.zones is not None:
+        zones = tuple(dict.fromkeys((*(walk.zones or ()), *reading.zones)))
+        walk = replace(walk, zones=zones)
+    largest = walk.amplitude
+    if reading.amplitude is None or (largest is not None and reading.amplitude <= largest):
+        return walk
+    return replace(walk, amplitude=reading.amplitude, amplitude_scale=reading.amplitude_scale)
+
+
+def _begun(turn: Turn, relay: str, pulses: int | None, *, is_rising: bool) -> int:
     """Return how many alarms began: each is seen at the contact, at its latched counter, or both.
 
     Whichever is read first says the alarm; the other's word for the same one is then not another.
@@ -51,7 +91,7 @@ def _begun(turn: Turn, device: str, pulses: int | None, *, is_rising: bool) -> i
     """
     if pulses is None:
         return int(is_rising)
-    pairing = turn.state.metal_pairing.get(device, Pairing())
+    pairing = _detector(turn, relay)
     begun = 0
     if is_rising and pulses == 0:
         if pairing.counted_first > 0:
@@ -62,12 +102,13 @@ def _begun(turn: Turn, device: str, pulses: int | None, *, is_rising: bool) -> i
     else:
         told = min(pulses, pairing.risen_first)
         begun = pulses - told
-        ahead = 0 if is_rising or turn.state.metal_levels.get(device) else begun
-        pairing = Pairing(
+        ahead = 0 if is_rising or turn.state.metal_levels.get(relay) else begun
+        pairing = replace(
+            pairing,
             risen_first=pairing.risen_first - told,
             counted_first=pairing.counted_first + ahead,
         )
-    turn.state.metal_pairing = {**turn.state.metal_pairing, device: pairing}
+    _remember(turn, relay, pairing)
     return begun
 
 
@@ -83,6 +124,33 @@ def on_passages(turn: Turn, device: str, reading: MetalPassages) -> None:
     _put(turn, device, walk)
 
 
+def on_program(turn: Turn, device: str, reading: MetalProgram) -> None:
+    """Keep what the detector is set to; another setting than the first stands as a fault."""
+    detector = _detector(turn, device)
+    now = _completed(reading, detector.now)
+    first = _completed(detector.first, now)
+    _remember(turn, device, replace(detector, first=first, now=now))
+    text = (
+        f"{device}: the program changed from {_named(first)} to {_named(now)}, which voids the "
+        "test certificate; set it back, or test the detector anew and restart the agent"
+    )
+    set_standing(turn, fault(device, "program_changed", text), active=now != first)
+
+
+def _completed(said: MetalProgram | None, other: MetalProgram | None) -> MetalProgram:
+    """Return what is said, and where it says nothing the other."""
+    said, other = (found or MetalProgram(program=None, sensitivity=None) for found in (said, other))
+    return MetalProgram(
+        program=other.program if said.program is None else said.program,
+        sensitivity=other.sensitivity if said.sensitivity is None else said.sensitivity,
+    )
+
+
+def _named(program: MetalProgram) -> str:
+    sensitivity = "" if program.sensitivity is None else f" at sensitivity {program.sensitivity}"
+    return f"{program.program or 'an unnamed one'}{sensitivity}"
+
+
 def on_ready(turn: Turn, device: str, *, is_ready: bool) -> None:
     """Note whether the detector says that it is working."""
     names = turn.state.not_ready
@@ -91,8 +159,10 @@ def on_ready(turn: Turn, device: str, *, is_ready: bool) -> None:
 
 def on_lost(turn: Turn, device: str) -> None:
     """Forget the alarm contact's level: silence is unknown."""
-    turn.state.metal_levels = {**turn.state.metal_levels, device: None}
-    turn.state.metal_pairing = {**turn.state.metal_pairing, device: Pairing()}
+    for relay in (device, _random(device)):
+        turn.state.metal_levels = {**turn.state.metal_levels, relay: None}
+        kept = _detector(turn, relay)
+        _remember(turn, relay, Detector(first=kept.first, now=kept.now))
 
 
 def finish(turn: Turn, device: str) -> None:
@@ -100,16 +170,22 @@ def finish(turn: Turn, device: str) -> None:
     walk = turn.state.walks[device]
     turn.state.walks = {d: w for d, w in turn.state.walks.items() if d != device}
     # A pulse too short for the contact never rises there: do not wait for it for ever.
-    pairing = replace(turn.state.metal_pairing.get(device, Pairing()), counted_first=0)
-    turn.state.metal_pairing = {**turn.state.metal_pairing, device: pairing}
+    for relay in (device, _random(device)):
+        _remember(turn, relay, replace(_detector(turn, relay), counted_first=0))
     if walk.alarm is not None:
         cleared(turn, walk.alarm)
+    now = _detector(turn, device).now
     content = MetalPart(
         device=device,
         result=_result(turn, device, walk),
         persons=walk.persons,
         alarms=walk.alarms,
         directions=walk.directions,
+        zones=walk.zones,
+        amplitude=walk.amplitude,
+        amplitude_scale=walk.amplitude_scale,
+        program=None if now is None else now.program,
+        sensitivity=None if now is None else now.sensitivity,
     )
     alarm_ids = () if walk.alarm is None else (walk.alarm.alarm_id,)
     part = Part(
@@ -127,7 +203,8 @@ def _result(turn: Turn, device: str, walk: Walk) -> MetalResult:
         return "alarm"
     if walk.randoms:
         return "random"
-    if device in turn.state.not_ready or turn.state.metal_levels.get(device) is None:
+    is_heard = turn.state.metal_levels.get(device) is not None
+    if device in turn.state.not_ready or not (is_heard or _detector(turn, device).is_counting):
         return "unknown"
     return "clear"
 

@@ -26,13 +26,13 @@ same address (hence ``counters_start``), and the meaning of any other module's m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from drivers.base import Block, Table
+from drivers.counters import Counters, Gain, counted_in_gap, resets
 from drivers.readings import (
     BadFrame,
     DeviceState,
@@ -41,13 +41,10 @@ from drivers.readings import (
     Reading,
     Reason,
 )
+from drivers.registers import Part, plan, refusal
 
 Signal = Literal["alarm", "ready", "passage_in", "passage_out"]
 SIGNALS: tuple[Signal, ...] = ("alarm", "ready", "passage_in", "passage_out")
-MAX_GAP = 8
-"""Addresses further apart than this are read in two requests."""
-MAX_BLOCK = 120
-"""Modbus allows 125 registers in one request."""
 UNWIRED = -1
 
 Address = Annotated[
@@ -156,10 +153,6 @@ class Options:
                 raise ValueError(f"point {name} has neither contact nor counter; give one")
 
 
-Part = tuple[Table, int, int]
-"""Table, address, length: registers that must be read in one request."""
-
-
 class Driver:
     """Keeps each contact's level and each counter's last figure."""
 
@@ -170,8 +163,10 @@ class Driver:
         self._modulus = options.counter_modulus or 1 << options.counter_bits
         self._levels: dict[Signal, bool | None] = {}
         self._active_reads: dict[Signal, int] = {}
-        self._counts: dict[Signal, int] = {}
-        self._after_gap: set[Signal] = set()
+        self._counters = Counters(
+            max_increments=options.max_increments,
+            max_increments_after_gap=options.max_increments_after_gap,
+        )
         self._conditions: dict[str, bool | None] = {}
         self._blocks = self._plan()
 
@@ -186,8 +181,8 @@ class Driver:
             if p.counter >= 0
         }
         return (
-            *_blocks(contacts, options.contacts_period_s),
-            *_blocks(counters, options.counters_period_s),
+            *plan(contacts, options.contacts_period_s),
+            *plan(counters, options.counters_period_s),
         )
 
     def blocks(self) -> tuple[Block, ...]:
@@ -197,8 +192,7 @@ class Driver:
     def silence(self) -> list[Reading]:
         """Forget every level: unknown is not "no alarm". The counters' figures are kept."""
         readings: list[Reading] = []
-        is_counting = "alarm" in self._counts and "alarm" not in self._after_gap
-        if self._levels.get("alarm") is not None or is_counting:
+        if self._levels.get("alarm") is not None or self._counters.is_followed("alarm"):
             readings.append(MetalAlarm(active=None, pulses=None))
         for condition, active in self._conditions.items():
             if active is not None and (active or condition == "not_ready"):
@@ -206,7 +200,7 @@ class Driver:
         self._conditions.clear()
         self._levels.clear()
         self._active_reads.clear()
-        self._after_gap = set(self._counts)
+        self._counters.gap()
         return readings
 
     def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
@@ -214,7 +208,7 @@ class Driver:
 
         Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
         """
-        fault = self._fault(block, registers)
+        fault = refusal(block, self._blocks, registers)
         if fault is not None:
             return [fault]
         values = {block.address + i: value for i, value in enumerate(registers)}
@@ -227,19 +221,6 @@ class Driver:
         if block.period_s == self._options.counters_period_s:
             self._count(block.table, values, readings)
         return readings
-
-    def _fault(self, block: Block, registers: tuple[int, ...]) -> BadFrame | None:
-        raw = b"".join((value & 0xFFFF).to_bytes(2, "big") for value in registers)
-        if block not in self._blocks:
-            return BadFrame.of(Reason.UNKNOWN, raw, f"{block} was not asked for")
-        if len(registers) != block.count:
-            detail = f"{len(registers)} values for {block.count} in {block.table} {block.address}"
-            return BadFrame.of(Reason.LENGTH, raw, detail)
-        highest = 1 if block.table in ("discrete", "coils") else 0xFFFF
-        if any(not 0 <= value <= highest for value in registers):
-            detail = f"a value in {block.table} {block.address} is outside 0 to {highest}"
-            return BadFrame.of(Reason.RANGE, raw, detail)
-        return None
 
     def _level(self, signal: Signal, value: int) -> bool:
         point = self._points[signal]
@@ -277,9 +258,7 @@ class Driver:
             readings.append(DeviceState(condition=name, active=active, detail=detail))
 
     def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
-        gained: dict[Signal, int | None] = {}
-        resets: list[str] = []
-        late: list[str] = []
+        gains: list[Gain] = []
         for signal, point in self._points.items():
             if point.counter_table != table or point.counter not in values or signal == "ready":
                 continue
@@ -289,20 +268,14 @@ class Driver:
                 raw = now.to_bytes(4, "big")
                 readings.append(BadFrame.of(Reason.RANGE, raw, detail))
                 continue
-            if signal in self._counts:
-                gained[signal] = self._gain(signal, now, resets)
-                if signal in self._after_gap and gained[signal]:
-                    late.append(f"{signal} {gained[signal]}")
-            self._counts[signal] = now
-            self._after_gap.discard(signal)
-        if late:
-            detail = "counted while the module was lost: " + ", ".join(late)
-            readings.append(DeviceState(condition="counted_in_gap", active=False, detail=detail))
-        if resets or "counter_reset" in self._conditions:
-            self._condition(
-                "counter_reset", readings, active=bool(resets), detail="; ".join(resets)
-            )
-        self._tell(gained, readings)
+            gain = self._counters.take(signal, now, self._modulus)
+            if gain is not None:
+                gains.append(gain)
+        readings += counted_in_gap(gains)
+        detail = resets(gains)
+        if detail or "counter_reset" in self._conditions:
+            self._condition("counter_reset", readings, active=bool(detail), detail=detail)
+        self._tell({gain.name: gain.increments for gain in gains}, readings)
 
     def _figure(self, address: int, values: dict[int, int]) -> int:
         words = [values[address + i] for i in range(self._words)]
@@ -310,30 +283,15 @@ class Driver:
             words.reverse()
         return sum(word << 16 * i for i, word in enumerate(reversed(words)))
 
-    def _gain(self, signal: Signal, now: int, resets: list[str]) -> int | None:
-        """Return how many increments came; None where nobody can say."""
-        before = self._counts[signal]
-        options = self._options
-        limit = options.max_increments
-        if signal in self._after_gap:
-            limit = options.max_increments_after_gap
-        gain = (now - before) % self._modulus  # right across a wrap
-        # A wrap must be tight also after a gap: a power cut resets counters and makes gaps.
-        if gain <= (limit if now >= before else options.max_increments):
-            return gain
-        # Forward too far, or backward and no wrap: the counter began anew, or another module came.
-        resets.append(f"{signal} counter went from {before} to {now}")
-        return now if now < before and now <= limit else None
-
-    def _tell(self, gained: dict[Signal, int | None], readings: list[Reading]) -> None:
+    def _tell(self, gained: dict[str, int | None], readings: list[Reading]) -> None:
         if gained.get("alarm", 0) != 0:
             active = self._levels.get("alarm")
             readings.append(MetalAlarm(active=active, pulses=gained["alarm"]))
-        passages: dict[Signal, int | None] = {s: n for s, n in gained.items() if s != "alarm"}
+        passages = {s: n for s, n in gained.items() if s != "alarm"}
         if any(n != 0 for n in passages.values()):
             readings.append(self._passages(passages))
 
-    def _passages(self, gained: dict[Signal, int | None]) -> MetalPassages:
+    def _passages(self, gained: dict[str, int | None]) -> MetalPassages:
         """Return the passages; a direction that is wired but silent is 0, an unwired one None."""
         entered, left = (
             gained.get(signal, 0 if signal in self._points else None)
@@ -365,21 +323,3 @@ def _points(options: Options) -> dict[Signal, Point]:
         for signal, channel in channels.items()
         if channel != UNWIRED
     }
-
-
-def _blocks(parts: Iterable[Part], period_s: float) -> list[Block]:
-    """Return the requests that read these parts: near ones together, none of them cut."""
-    blocks: list[Block] = []
-    for table, address, length in sorted(parts):
-        last = blocks[-1] if blocks else None
-        if (
-            last is not None
-            and last.table == table
-            and address <= last.address + last.count + MAX_GAP
-            and address + length - last.address <= MAX_BLOCK
-        ):
-            count = max(last.count, address + length - last.address)
-            blocks[-1] = Block(table=table, address=last.address, count=count, period_s=period_s)
-        else:
-            blocks.append(Block(table=table, address=address, count=length, period_s=period_s))
-    return blocks

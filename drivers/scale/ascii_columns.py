@@ -14,24 +14,19 @@ stands the body, whose parts are named by one of three::
     decimals   one digit: so many decimals stand in value, which has no mark then
     checksum   see ``checksum``
 
-Bytes are written as themselves and as ``<CR> <LF> <STX> <ETX> <EOT> <ENQ> <ACK> <NAK> <ESC> <NUL>
-<SP>`` or ``<0x7F>``; ``<0x3C>`` is the character <. A text that no table holds is refused, not
-guessed. ``samples`` are frames with what they mean: one that does not decode to it is a ValueError
-when the driver is made, so that a wrong line in the file shows before the first truck.
+A text that no table holds is refused, not guessed. ``samples`` are frames with what they mean: one
+that does not decode to it is a ValueError when the driver is made, so that a wrong line in the file
+shows before the first truck.
 
-A pattern is refused where it can be tried in more than ``MAX_WAYS`` ways on one line: repeats must
-be bounded, {0,8}, or possessive, *+ and ++ and ?+, which never give back what they took.
+How bytes are written, which patterns are taken, and the checksums: ``drivers.text_lines``.
 
-Source: the indicator's manual, which the lane file describes; crc16-modbus: MODBUS over Serial
-Line V1.02, 6.2.2; crc16-ccitt: ITU-T V.41 polynomial 1021h, starting FFFFh.
+Source: the indicator's manual, which the lane file describes.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -47,31 +42,23 @@ from drivers.readings import (
     Reason,
     Weight,
 )
+from drivers.text_lines import (
+    Checksum,
+    Cut,
+    Parts,
+    RefusedError,
+    as_bytes,
+    by_columns,
+    by_pattern,
+    by_separator,
+)
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
 
-MAX_WAYS = 10_000
 PARTS = (
     *("value", "sign", "unit", "mode", "stability", "range", "status"),
     *("tare", "alibi", "decimals", "checksum"),
 )
-NOT_READ = "-"
-
-_NAMED_BYTES = {
-    "NUL": 0x00,
-    "STX": 0x02,
-    "ETX": 0x03,
-    "EOT": 0x04,
-    "ENQ": 0x05,
-    "ACK": 0x06,
-    "LF": 0x0A,
-    "CR": 0x0D,
-    "NAK": 0x15,
-    "ESC": 0x1B,
-    "SP": 0x20,
-}
-_BYTE = re.compile(r"<([A-Z]{2,3}|0x[0-9A-F]{2})>|([^<])")
-_COLUMN = re.compile(r"([0-9]{1,3})-([0-9]{1,3})", re.ASCII)
 _MARKS = {"point": r"\.", "comma": ",", "either": "[.,]", "none": "(?!)"}
 
 Modes = Literal["gross", "net", "tare"]
@@ -191,14 +178,6 @@ class Options:
     )
 
 
-class _RefusedError(Exception):
-    """A frame is no reading; stays inside this module."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 class Driver:
     """Frames in, weights out; keeps at most one frame."""
 
@@ -206,7 +185,7 @@ class Driver:
         self._codec = _Codec(options)
         _check_samples(self._codec, options)
         self._options = options
-        self._poll = _bytes("poll", options.poll)
+        self._poll = as_bytes("poll", options.poll)
         self._has_control = any(value < 0x20 for value in self._poll)
         self._buffer = bytearray()
         self._vote = EqualFrames(options.equal_frames)
@@ -324,7 +303,7 @@ class Driver:
             return True
         try:
             codec.check(frame)
-        except _RefusedError as exc:
+        except RefusedError as exc:
             self._skip(exc.reason, str(exc), readings)
             return True
         del buffer[:length]
@@ -348,7 +327,7 @@ class Driver:
         self._has_answer = True
         try:
             weight = self._codec.decode(frame)
-        except _RefusedError as exc:
+        except RefusedError as exc:
             self._refuse(exc.reason, frame, str(exc), readings)
             return
         weight = self._host_stability(weight)
@@ -369,40 +348,16 @@ class Driver:
         return replace(weight, stable=rests, stable_by="host")
 
 
-def _bytes(name: str, text: str) -> bytes:
-    """Return the bytes that a text of the lane file means."""
-    found = bytearray()
-    at = 0
-    while at < len(text):
-        token = _BYTE.match(text, at)
-        named = None if token is None else token[1]
-        if token is None or (named is not None and named[:2] != "0x" and named not in _NAMED_BYTES):
-            known = " ".join(f"<{n}>" for n in _NAMED_BYTES)
-            raise ValueError(f'{name} has "{text[at : at + 6]}"; expected {known} or <0x7F>')
-        character = token[2]
-        if named is not None:
-            found.append(int(named, 16) if named[:2] == "0x" else _NAMED_BYTES[named])
-        elif ord(character) > 0xFF:
-            raise ValueError(f'{name} has "{character}", which is no single byte; write <0x7F>')
-        else:
-            found.append(ord(character))
-        at = token.end()
-    return bytes(found)
-
-
-Parts = dict[str, tuple[int, str]]
-"""Each part's place in the body and its text."""
-
-
 class _Codec:
     """One frame to one weight; ValueError with one sentence where the description is wrong."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self.start = _bytes("start", options.start)
-        self.end = _bytes("end", options.end)
+        self.start = as_bytes("start", options.start)
+        self.end = as_bytes("end", options.end)
         self.is_fixed = bool(self.start and options.length)
         self._cut, named = _cutter(options)
+        self._checksum = _checksum(options)
         mark = _MARKS[options.decimal_mark]
         self._figure = re.compile(
             rf" *+([+-]?) *+([0-9]{{1,12}})(?:{mark}([0-9]{{0,6}}))? *+([+-]?) *+"
@@ -462,21 +417,21 @@ class _Codec:
         }
 
     def check(self, frame: bytes) -> None:
-        """Raise _RefusedError where this is no frame, or its checksum is wrong."""
+        """Raise RefusedError where this is no frame, or its checksum is wrong."""
         self._verify(frame, self._parts(frame))
 
     def _parts(self, frame: bytes) -> Parts:
         if self._options.length and len(frame) != self._options.length:
             detail = f"{len(frame)} bytes, not {self._options.length}"
-            raise _RefusedError(Reason.LENGTH, detail)
+            raise RefusedError(Reason.LENGTH, detail)
         body = frame[len(self.start) : len(frame) - len(self.end)].decode("latin-1")
         parts = self._cut(body)
         if parts is None:
-            raise _RefusedError(Reason.SYNTAX, "the body does not have the form described")
+            raise RefusedError(Reason.SYNTAX, "the body does not have the form described")
         return parts
 
     def decode(self, frame: bytes) -> Weight:
-        """Return the weight of one whole frame, or raise _RefusedError."""
+        """Return the weight of one whole frame, or raise RefusedError."""
         parts = self._parts(frame)
         is_verified = self._verify(frame, parts)
         said: dict[str, str | None] = {
@@ -520,11 +475,9 @@ class _Codec:
             return None
         if unit not in KG_PER_UNIT:
             detail = f"unit {text!r} is none of unit_texts nor of {', '.join(KG_PER_UNIT)}"
-            raise _RefusedError(Reason.UNIT, detail)
+            raise RefusedError(Reason.UNIT, detail)
         if fixed not in (None, unit):
-            raise _RefusedError(
-                Reason.UNIT, f"the indicator sends {unit}, not {fixed}; set it back"
-            )
+            raise RefusedError(Reason.UNIT, f"the indicator sends {unit}, not {fixed}; set it back")
         return unit
 
     def _value_text(self, parts: Parts) -> str:
@@ -537,14 +490,14 @@ class _Codec:
             sign = _of(self._options.sign_texts, _text(parts, "sign"))
             if sign is None or has_sign:
                 detail = f"sign {_text(parts, 'sign')!r} is none of sign_texts, or stands twice"
-                raise _RefusedError(Reason.SYNTAX, detail)
+                raise RefusedError(Reason.SYNTAX, detail)
             value = -value if sign == "-" else value
         return value or abs(value)
 
     def _number(self, text: str, parts: Parts) -> tuple[Decimal, bool]:
         found = self._figure.fullmatch(text)
         if found is None or (found[1] and found[4]):
-            raise _RefusedError(Reason.SYNTAX, f"{text!r} is no figure; see decimal_mark")
+            raise RefusedError(Reason.SYNTAX, f"{text!r} is no figure; see decimal_mark")
         value = Decimal(f"{found[2]}.{found[3]}") if found[3] else Decimal(found[2])
         if self._options.decimal_mark == "none":
             value = value.scaleb(-self._decimals(parts))
@@ -556,7 +509,7 @@ class _Codec:
             return self._options.decimals
         text = _text(parts, "decimals")
         if not re.fullmatch("[0-6]", text, re.ASCII):
-            raise _RefusedError(Reason.SYNTAX, f"{text!r} is no number of decimals from 0 to 6")
+            raise RefusedError(Reason.SYNTAX, f"{text!r} is no number of decimals from 0 to 6")
         return int(text)
 
     def _tare(self, parts: Parts) -> str | None:
@@ -568,17 +521,10 @@ class _Codec:
 
     def _verify(self, frame: bytes, parts: Parts) -> bool:
         """Return whether there is a checksum; a wrong one raises."""
-        options = self._options
-        if options.checksum == "none":
+        if self._checksum is None:
             return False
         at, text = parts["checksum"]
-        stop = len(self.start) + at - options.checksum_behind
-        right = _CHECKSUMS[options.checksum](frame[options.checksum_skip : max(0, stop)])
-        if not options.checksum.startswith("crc16"):
-            right &= (1 << options.checksum_bits) - 1
-        wanted = _written(right, options)
-        if text != wanted:
-            raise _RefusedError(Reason.CHECKSUM, f"checksum is {text!r}, should be {wanted!r}")
+        self._checksum.verify(frame, len(self.start) + at, text)
         return True
 
 
@@ -611,13 +557,8 @@ def _looked_up(name: str, texts: Mapping[str, str], parts: Parts) -> str | None:
     text = _text(parts, name if name in parts else "status")
     meaning = _of(texts, text)
     if meaning is None:
-        raise _RefusedError(Reason.UNKNOWN, f"{text!r} is none of {name}_texts")
+        raise RefusedError(Reason.UNKNOWN, f"{text!r} is none of {name}_texts")
     return meaning
-
-
-# --- cutting a body into its parts ---------------------------------------------------------------
-
-Cut = Callable[[str], Parts | None]
 
 
 def _cutter(options: Options) -> tuple[Cut, tuple[str, ...]]:
@@ -626,189 +567,24 @@ def _cutter(options: Options) -> tuple[Cut, tuple[str, ...]]:
     if sum(given) != 1:
         raise ValueError("give one of pattern, columns, or separator with fields")
     if options.pattern:
-        return _by_pattern(options)
+        return by_pattern(options.pattern, options.length or options.max_length)
     if options.columns:
-        return _by_columns(options.columns)
+        return by_columns(options.columns)
     if not options.fields:
         raise ValueError("separator needs fields, the names of the parts between")
-    separator = _bytes("separator", options.separator).decode("latin-1")
-    named = tuple(name for name in options.fields if name != NOT_READ)
-    return functools.partial(_split, separator=separator, fields=options.fields), named
+    return by_separator(options.separator, options.fields)
 
 
-def _split(body: str, *, separator: str, fields: tuple[str, ...]) -> Parts | None:
-    pieces = body.split(separator)
-    if len(pieces) != len(fields):
+def _checksum(options: Options) -> Checksum | None:
+    if options.checksum == "none":
         return None
-    parts: Parts = {}
-    at = 0
-    for name, piece in zip(fields, pieces, strict=True):
-        parts[name] = (at, piece)
-        at += len(piece) + len(separator)
-    return parts
-
-
-def _by_columns(columns: Mapping[str, str]) -> tuple[Cut, tuple[str, ...]]:
-    places: dict[str, tuple[int, int]] = {}
-    for name, text in columns.items():
-        found = _COLUMN.fullmatch(text)
-        if found is None or not 1 <= int(found[1]) <= int(found[2]) <= 256:
-            raise ValueError(f'columns has {name} = "{text}"; write the first and last, as "3-10"')
-        places[name] = (int(found[1]) - 1, int(found[2]))
-    needed = max(last for _, last in places.values())
-
-    def cut(body: str) -> Parts | None:
-        if len(body) < needed:
-            return None
-        return {name: (first, body[first:last]) for name, (first, last) in places.items()}
-
-    return cut, tuple(places)
-
-
-def _by_pattern(options: Options) -> tuple[Cut, tuple[str, ...]]:
-    line = options.length or options.max_length
-    try:
-        pattern = re.compile(options.pattern, re.ASCII | re.DOTALL)
-    except re.error as exc:
-        raise ValueError(f"pattern is no regular expression: {exc}") from exc
-    count = ways(options.pattern, line)
-    if count > MAX_WAYS:
-        raise ValueError(
-            f"pattern can be tried in more than {MAX_WAYS} ways on a line of {line} bytes; bound "
-            "its repeats, as {0,8}, or let them never give back, as *+"
-        )
-
-    def cut(body: str) -> Parts | None:
-        found = pattern.fullmatch(body)
-        if found is None:
-            return None
-        texts = found.groupdict(default="")
-        return {name: (max(0, found.start(name)), text) for name, text in texts.items()}
-
-    return cut, tuple(pattern.groupindex)
-
-
-_QUANTIFIER = re.compile(r"(?:([*+?])|\{([0-9]+)\}|\{([0-9]*),([0-9]*)\})([?+]?)", re.ASCII)
-_GROUP = re.compile(r"\((?:\?P<[A-Za-z_][A-Za-z_0-9]*>|\?:|\?>|(?!\?))", re.ASCII)
-_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*+\]", re.DOTALL)
-_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|[^1-9])", re.DOTALL)
-
-
-def ways(pattern: str, line: int) -> int:
-    """Return in how many ways at most a pattern can be tried on a line; MAX_WAYS + 1: or more.
-
-    Every path of a backtracking match chooses one branch and one number of turns of each repeat,
-    so that the product over a sequence, the sum over branches and the sum over turns bounds them.
-
-    Raises
-    ------
-    ValueError
-        For what is not counted: look-around, references, flags.
-    """
-    count, at = _branches(pattern, 0, line)
-    if at != len(pattern):
-        raise ValueError(f'pattern has "{pattern[at : at + 6]}", which does not belong there')
-    return count
-
-
-def _branches(pattern: str, at: int, line: int) -> tuple[int, int]:
-    total, count = 0, 1
-    while at < len(pattern) and pattern[at] != ")":
-        if pattern[at] == "|":
-            total, count, at = _capped(total + count), 1, at + 1
-            continue
-        item, is_single, at = _item(pattern, at, line)
-        found = _QUANTIFIER.match(pattern, at)
-        if found is not None:
-            at = found.end()
-            item = 1 if is_single and found[5] == "+" else _turns(found, item, line)
-        count = _capped(count * item)
-    return _capped(total + count), at
-
-
-def _item(pattern: str, at: int, line: int) -> tuple[int, bool, int]:
-    """Return the ways of one item, whether it is a single character, and where the next begins."""
-    if pattern[at] == "(":
-        group = _GROUP.match(pattern, at)
-        if group is None:
-            raise ValueError(
-                f'pattern has "{pattern[at : at + 4]}"; of groups only (...), (?:...), (?>...) and '
-                "(?P<name>...) are taken"
-            )
-        count, at = _branches(pattern, group.end(), line)
-        return count, False, at + 1
-    form = {"[": _CLASS, "\\": _ESCAPE}.get(pattern[at])
-    if form is None:
-        return 1, True, at + 1
-    found = form.match(pattern, at)
-    if found is None:
-        raise ValueError(
-            f'pattern has "{pattern[at : at + 4]}"; references to groups are not taken'
-        )
-    return 1, True, found.end()
-
-
-def _turns(found: re.Match[str], item: int, line: int) -> int:
-    """Return the ways of an item repeated: the sum over all numbers of turns."""
-    least, most = {"*": (0, line), "+": (1, line), "?": (0, 1)}.get(found[1] or "", (0, 0))
-    if found[2] is not None:
-        least = most = int(found[2])
-    elif found[3] is not None:
-        least, most = int(found[3] or 0), int(found[4] or line)
-    total = 0
-    power = 1
-    for turn in range(min(most, line) + 1):
-        if turn >= least:
-            total = _capped(total + power)
-        power = _capped(power * item)
-    return max(1, total)
-
-
-def _capped(count: int) -> int:
-    return min(count, MAX_WAYS + 1)
-
-
-# --- checksums -----------------------------------------------------------------------------------
-
-
-def _crc16_modbus(data: bytes) -> int:
-    crc = 0xFFFF
-    for value in data:
-        crc ^= value
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
-    return crc
-
-
-def _crc16_ccitt(data: bytes) -> int:
-    crc = 0xFFFF
-    for value in data:
-        crc ^= value << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x1021 if crc & 0x8000 else 0)) & 0xFFFF
-    return crc
-
-
-_CHECKSUMS: dict[str, Callable[[bytes], int]] = {
-    "xor": lambda data: functools.reduce(operator.xor, data, 0),
-    "sum": sum,
-    "twos-complement": lambda data: -sum(data),
-    "crc16-modbus": _crc16_modbus,
-    "crc16-ccitt": _crc16_ccitt,
-}
-
-
-def _written(checksum: int, options: Options) -> str:
-    size = 2 if options.checksum.startswith("crc16") else 1
-    match options.checksum_form:
-        case "hex":
-            return f"{checksum:0{2 * size}X}"
-        case "hex-lower":
-            return f"{checksum:0{2 * size}x}"
-        case "bytes":
-            return checksum.to_bytes(size, "big").decode("latin-1")
-        case "bytes-low-first":
-            return checksum.to_bytes(size, "little").decode("latin-1")
+    return Checksum(
+        name=options.checksum,
+        form=options.checksum_form,
+        bits=options.checksum_bits,
+        skip=options.checksum_skip,
+        behind=options.checksum_behind,
+    )
 
 
 # --- samples -------------------------------------------------------------------------------------
@@ -835,7 +611,7 @@ def _check_samples(codec: _Codec, options: Options) -> None:
 
 
 def _differences(codec: _Codec, options: Options, sample: Sample) -> Iterator[str]:
-    frame = _bytes("frame of a sample", str(sample.get("frame", "")))
+    frame = as_bytes("frame of a sample", str(sample.get("frame", "")))
     body = frame[len(codec.start) : len(frame) - len(codec.end)]
     if codec.start + body + codec.end != frame or len(frame) > max(
         options.max_length, options.length
@@ -847,7 +623,7 @@ def _differences(codec: _Codec, options: Options, sample: Sample) -> Iterator[st
         return
     try:
         said = codec.decode(frame)
-    except _RefusedError as exc:
+    except RefusedError as exc:
         if sample.get("refused") != exc.reason:
             yield f"is refused ({exc.reason}: {exc})"
         return
