@@ -252,6 +252,111 @@ class MetalPassages:
     left: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehiclePresence:
+    """Something is in the detection zone, or nothing is; None: the sensor cannot say any more.
+
+    ``direction`` is which way it came in, None where nobody can say. ``number`` is the device's
+    own count of occupancies and no key.
+    """
+
+    occupied: bool | None
+    direction: Literal["in", "out"] | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyCalibration:
+    """What energy each channel of a spectrum begins at.
+
+    Exactly one is given: ``coefficients_kev`` (the lower edge of channel i is their polynomial
+    in i [keV]) or ``edges_kev`` (channels + 1 edges [keV], rising).
+    """
+
+    coefficients_kev: tuple[float, ...] = ()
+    edges_kev: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GammaSpectrum:
+    """The gamma counts of one detector over one interval, one figure per channel [counts].
+
+    ``live_time_s`` None: the device did not give it. ``energy`` None: its channels are not
+    calibrated by the device. ``occupied`` is the phase the device itself claims, None where it
+    has no idea. ``age_s``: how long before it arrived the interval ended [s].
+    """
+
+    detector: str
+    counts: tuple[int, ...]
+    real_time_s: float
+    live_time_s: float | None
+    energy: EnergyCalibration | None
+    occupied: bool | None = None
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NuclideFound:
+    """One nuclide as a device names it; ``confidence`` 0 to 1, None where it gives none."""
+
+    name: str
+    confidence: float | None = None
+    category: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNuclides:
+    """What a device's own identification found, empty where it looked and found nothing."""
+
+    nuclides: tuple[NuclideFound, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoseRate:
+    """Ambient dose rate as the device gives it [µSv/h]."""
+
+    usv_per_h: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Housekeeping:
+    """A figure of the device about itself or its cabinet: temperature, humidity, voltage."""
+
+    quantity: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """A dry contact of the lane: a loop, a photocell, a door.
+
+    ``active`` is its meaning, not its level (polarity is applied); None: nobody can say.
+    ``pulses``: how often it became active since the last reading, from a latched counter; None
+    where the device counts none.
+    """
+
+    name: str
+    active: bool | None
+    pulses: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who or what passes: a plate, a tag, a code or a travel document, as it was read.
+
+    ``confidence`` 0 to 1, None where the reader gives none. ``checked`` is whether check digits
+    stood and were right, None where the format has none. ``declared_kg`` is the mass that the
+    document declares, None where it declares none.
+    """
+
+    kind: Literal["plate", "tag", "code", "document"]
+    value: str
+    confidence: float | None = None
+    checked: bool | None = None
+    declared_kg: float | None = None
+
+
 Reading = (
     BadFrame
     | GammaCounts
@@ -270,4 +375,11 @@ Reading = (
     | MetalAlarm
     | MetalPassages
     | MetalProgram
+    | VehiclePresence
+    | GammaSpectrum
+    | DeviceNuclides
+    | DoseRate
+    | Housekeeping
+    | Contact
+    | Identity
 )

@@ -28,10 +28,16 @@ from agent.records import (
 )
 from drivers.readings import (
     BadFrame,
+    Contact,
     DeviceAlarm,
+    DeviceNuclides,
     DeviceState,
+    DoseRate,
     GammaBackground,
     GammaCounts,
+    GammaSpectrum,
+    Housekeeping,
+    Identity,
     MetalAlarm,
     MetalPassages,
     MetalProgram,
@@ -41,6 +47,7 @@ from drivers.readings import (
     PortalSettings,
     Reading,
     Undocumented,
+    VehiclePresence,
     VehicleSpeed,
     Weight,
     WindowBackground,
@@ -221,6 +228,10 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case DeviceState():
             _on_device_state(turn, device, reading)
         case BadFrame() | WindowCounts() | WindowBackground():
+            pass
+        case VehiclePresence() | GammaSpectrum() | DeviceNuclides() | DoseRate():
+            pass
+        case Housekeeping() | Contact() | Identity():
             pass
         case _:
             assert_never(reading)
