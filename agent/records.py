@@ -240,6 +240,54 @@ class MetalPart:
     sensitivity: str | None = None
 
 
+Category = Literal["SNM", "industrial", "medical", "NORM", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NuclideNamed:
+    """One nuclide, or a group that cannot be told apart ("annihilation 511").
+
+    ``confidence`` 0 to 1, None where whoever named it gives none.
+    """
+
+    name: str
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectralPart:
+    """What the spectra of one passage come to."""
+
+    devices: tuple[str, ...]
+    detectors: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Detectors whose spectra could not be used, each with its reason."""
+    alarm: bool
+    statistic: str | None
+    """The statistic that was least likely by chance; None: nothing could be judged."""
+    p: float | None
+    """How likely benign traffic gives as much, all statistics together; None: not judged."""
+    false_alarm_rate: float
+    """Alarms per benign passage that the site has chosen; ``p`` below it is an alarm."""
+    provisional: bool
+    """The thresholds come from a formula, not from enough benign traffic of this lane."""
+    category: Category | None
+    """None: nothing was detected, so nothing was named."""
+    nuclides: tuple[NuclideNamed, ...]
+    norm: bool | None
+    """Natural radioactivity spread over the load explains it; None: not judged."""
+    extent_s: float | None
+    """How long the excess lasts, full width at half maximum; None: no excess was found."""
+    slices: int
+    background_s: float | None
+    """Exposure of the background it was judged against [s]; None: there was none."""
+    background_quality: BackgroundQuality
+    calibration: str | None
+    """Which learned thresholds it was made with; None: none are learned."""
+    device_nuclides: tuple[NuclideNamed, ...] | None = None
+    """What the instrument itself named; None: it names none."""
+
+
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]
 Priority = Literal["routine", "elevated", "high"]
 
@@ -265,7 +313,7 @@ class Passage:
     rpm: RpmPart | None
     scale: ScalePart | None
     metal: MetalPart | None
-    spectral: None = None
+    spectral: SpectralPart | None = None
     identity: tuple[str, ...] = ()
 
 

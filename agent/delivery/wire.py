@@ -28,6 +28,7 @@ from agent.records import Alarm, Audit, LaneSnapshot, Passage, Record, Stamp, Ti
 from drivers.readings import (
     GammaBackground,
     GammaCounts,
+    GammaSpectrum,
     NeutronBackground,
     NeutronCounts,
     Weight,
@@ -343,6 +344,15 @@ def live(timed: Timed) -> tuple[str, bytes] | None:
                 "mode": reading.mode,
                 "stable": reading.stable,
                 "range": reading.range,
+            }
+        case GammaSpectrum():
+            quantity = "spectrum"
+            figures = {
+                "detector": reading.detector,
+                "counts": reading.counts,
+                "real_time_s": reading.real_time_s,
+                "live_time_s": reading.live_time_s,
+                "age_s": reading.age_s,
             }
         case _:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from agent.lane.state import Transit, Turn
-from agent.records import Alarm, AlarmKind, BackgroundUsed, Evidence, Severity, Source
+from agent.records import Alarm, AlarmKind, BackgroundUsed, Category, Evidence, Severity, Source
 
 UPDATE_RATIO = 1.5
 """A latched alarm is said again when its statistic has grown so much."""
@@ -28,6 +28,8 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     detectors: tuple[str, ...] = ()
     background: BackgroundUsed | None = None
+    category: Category | None = None
+    nuclides: tuple[str, ...] | None = None
 
 
 def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) -> Alarm:
@@ -48,6 +50,8 @@ def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) 
         evidence=finding.evidence,
         background=finding.background,
         detectors=finding.detectors,
+        category=finding.category,
+        nuclides=finding.nuclides,
         provisional=passage_id is not None,
     )
     turn.records.append(alarm)
@@ -96,6 +100,8 @@ def _next_phase(turn: Turn, alarm: Alarm, finding: Finding) -> Alarm:
         evidence=finding.evidence,
         detectors=finding.detectors,
         background=finding.background,
+        category=finding.category,
+        nuclides=finding.nuclides,
     )
     turn.records.append(updated)
     return updated

@@ -38,6 +38,7 @@ def _passage(data: Json) -> tuple[str, str]:
         part
         for part in (
             _rpm(cast("Json | None", data["rpm"])),
+            _spectral(cast("Json | None", data["spectral"])),
             _scale(cast("Json | None", data["scale"])),
             _metal(cast("Json | None", data["metal"])),
         )
@@ -62,6 +63,19 @@ def _rpm(rpm: Json | None) -> str:
         gamma += f" ({sigma:+.1f} σ)"
     neutron = rpm["neutron_max_cps"]
     return gamma + ("" if neutron is None else f", neutron {neutron:g} cps")
+
+
+def _spectral(spectral: Json | None) -> str:
+    if spectral is None:
+        return ""
+    if spectral["p"] is None:
+        return "spectrum not judged"
+    found = cast("list[Json]", spectral["nuclides"])
+    names = ", ".join(str(each["name"]) for each in found)
+    category = spectral["category"]
+    if category is None:
+        return f"spectrum clean (p {spectral['p']:.2g})"
+    return f"{category}{': ' if names else ''}{names} (p {spectral['p']:.1e})"
 
 
 def _scale(scale: Json | None) -> str:
