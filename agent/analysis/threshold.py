@@ -1,0 +1,160 @@
+"""From a score to how likely chance gives as much, learned from benign traffic.
+
+Each statistic's largest value in a passage is compared with the largest values of benign
+passages: an empirical body, and above its 95 % quantile a generalised Pareto tail. The tail is
+fitted by probability-weighted moments (Hosking and Wallis, Technometrics 29 (1987) 339) to the
+squares, because a maximum of standard normal variables falls off as exp(-z²/2): its square has a
+tail that is exponential, or heavier where traffic makes it so. Several statistics are put
+together by a weighted Bonferroni bound, which holds however they depend on each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, gammaincinv, kolmogorov, log_ndtr, pdtr
+
+Floats = NDArray[np.float64]
+
+BODY = 0.95
+"""The quantile above which the tail is fitted."""
+LEAST_PASSES = 200
+"""With fewer benign passages nothing is learned: the tail alone would rest on ten of them."""
+KNOTS = 257
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tails:
+    """How benign maxima are distributed, for several scores at once (leading axis: score).
+
+    ``body``: (score, knot) quantiles at equal steps of probability from 0 to BODY. ``shape``
+    (never negative, so that no value is called impossible) and ``scale`` are the tail's, in
+    squares of the score. ``passes`` is how many benign passages stand behind it.
+    """
+
+    body: Floats
+    shape: Floats
+    scale: Floats
+    passes: int
+
+    def surprise(self, scores: Floats) -> Floats:
+        """Return -ln p of scores (…, score), with p the chance of as much or more."""
+        out = np.empty(scores.shape)
+        for index in range(scores.shape[-1]):
+            out[..., index] = self._one(scores[..., index], index)
+        return out
+
+    def _one(self, score: Floats, index: int) -> Floats:
+        body, edge = self.body[index], self.body[index, -1]
+        below = np.interp(score, body, np.linspace(0.0, BODY, len(body)))
+        over = np.maximum(np.maximum(score, 0.0) ** 2 - max(edge, 0.0) ** 2, 0.0)
+        shape, scale = self.shape[index], self.scale[index]
+        steps = over / scale if shape == 0 else np.log1p(shape * over / scale) / shape
+        surprise: Floats = np.where(score > edge, steps - math.log(1.0 - BODY), -np.log1p(-below))
+        return surprise
+
+
+def learn_tails(scores: Floats) -> Tails:
+    """Return the tails of benign scores (pass, score).
+
+    Raises ValueError for fewer than LEAST_PASSES passages.
+    """
+    passes = len(scores)
+    if passes < LEAST_PASSES:
+        message = f"{passes} benign passages are too few to learn from; {LEAST_PASSES} are needed"
+        raise ValueError(message)
+    body = np.quantile(scores, np.linspace(0.0, BODY, KNOTS), axis=0).T
+    fits = [_pareto(column, edge) for column, edge in zip(scores.T, body[:, -1], strict=True)]
+    return Tails(
+        body=np.ascontiguousarray(body),
+        shape=np.array([shape for shape, _ in fits]),
+        scale=np.array([scale for _, scale in fits]),
+        passes=passes,
+    )
+
+
+def _pareto(scores: Floats, edge: float) -> tuple[float, float]:
+    """Return shape (0 or more) and scale of the squares' excess over the edge's square."""
+    base = max(edge, 0.0) ** 2
+    excess = np.sort(np.maximum(scores[scores > edge], 0.0) ** 2 - base)
+    count = len(excess)
+    if count < 2 or excess[-1] <= 0:
+        return 0.0, 1.0
+    mean = float(excess.mean())
+    ranks = (np.arange(1, count + 1) - 0.35) / count
+    moment = float(((1.0 - ranks) * excess).mean())
+    shape = 2.0 - mean / (mean - 2.0 * moment) if mean > 2.0 * moment else 0.0
+    shape = min(max(shape, 0.0), 0.5)
+    return shape, mean * (1.0 - shape)
+
+
+def normal_surprise(z: Floats, looks: float) -> Floats:
+    """Return -ln p of the largest of so many standard normal variables, by Bonferroni.
+
+    For a lane without enough benign traffic: p = looks × P(Z ≥ z), at most 1. No correlation
+    between the looks is credited, so the figure errs to the side of fewer alarms.
+    """
+    log_p = math.log(looks) + log_ndtr(-np.asarray(z, dtype=float))
+    surprise: Floats = np.maximum(-log_p, 0.0)
+    return surprise
+
+
+def combined_p(surprises: Floats, weights: Sequence[float]) -> tuple[Floats, NDArray[np.intp]]:
+    """Return p of several statistics (…, statistic) together, and which one is least likely.
+
+    p = min over i of p_i / w_i, at most 1, with weights that sum to at most 1: the weighted
+    Bonferroni bound, valid under any dependence. Raises ValueError for weights above that.
+    """
+    share = np.asarray(weights, dtype=float)
+    if share.sum() > 1.0 + 1e-9 or (share <= 0).any():
+        message = f"weights {tuple(weights)} must be positive and sum to at most 1"
+        raise ValueError(message)
+    adjusted = surprises + np.log(share)
+    which = adjusted.argmax(axis=-1)
+    largest = np.take_along_axis(adjusted, which[..., None], axis=-1)[..., 0]
+    return np.exp(-np.maximum(largest, 0.0)), which
+
+
+def uniformity_p(p_values: Floats) -> float:
+    """Return the probability that uniform p-values stray so far from uniform.
+
+    The Kolmogorov–Smirnov test, two-sided, with Stephens' finite-sample correction (JRSS B 32
+    (1970) 115). Benign p-values that are not uniform say that the thresholds no longer hold.
+    Raises ValueError where there are none.
+    """
+    ordered = np.sort(np.asarray(p_values, dtype=float))
+    count = len(ordered)
+    if count == 0:
+        raise ValueError("no p-values to test")
+    steps = np.arange(count + 1) / count
+    apart = max(float((steps[1:] - ordered).max()), float((ordered - steps[:-1]).max()))
+    root = math.sqrt(count)
+    return float(kolmogorov((root + 0.12 + 0.11 / root) * apart))
+
+
+def rate_bound(events: int, trials: int, confidence: float = 0.95) -> float:
+    """Return the one-sided Clopper–Pearson upper bound of a rate (Biometrika 26 (1934) 404)."""
+    if events >= trials:
+        return 1.0
+    return float(betaincinv(events + 1, trials - events, confidence))
+
+
+def poisson_band(expected: float, confidence: float = 0.95) -> tuple[int, int]:
+    """Return the central range of counts that a Poisson mean gives with that probability."""
+    tail = (1.0 - confidence) / 2.0
+    low = 0
+    while pdtr(low, expected) < tail:
+        low += 1
+    high = low
+    while pdtr(high, expected) < 1.0 - tail:
+        high += 1
+    return low, high
+
+
+def poisson_upper(events: int, confidence: float = 0.95) -> float:
+    """Return the one-sided upper bound of a Poisson mean after so many events."""
+    return float(gammaincinv(events + 1, confidence))
