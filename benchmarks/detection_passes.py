@@ -109,7 +109,7 @@ class Generator:
 
     @classmethod
     def of(cls, spectra: Spectra, traffic: Traffic, grid_kev: Floats | None = None) -> Generator:
-        """Return a generator; the background's shares of K, U and Th are fitted, the rest is rest."""
+        """Return a generator; K, U and Th take as much of the background as it can hold."""
         parts = np.array([spectra.of(name) for name in NORM_SHAPES])
         parts = parts / parts.sum(axis=1, keepdims=True)
         background = spectra.background_cps

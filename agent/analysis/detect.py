@@ -34,11 +34,15 @@ SPANS_S = (1.0, 2.0, 4.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Profiles:
-    """The time profiles that are looked for: (profile, slice), with peak and half-width [s]."""
+    """The time profiles that are looked for: (profile, slice), peak (rising) and half-width [s]."""
 
     values: Floats
     peak_s: Floats
     half_width_s: Floats
+
+    def upto(self, peak_s: float) -> slice:
+        """Return which profiles have their peak no later than that."""
+        return slice(0, int(np.searchsorted(self.peak_s, peak_s, side="right")))
 
 
 def point_profiles(slices: int, slice_s: float) -> Profiles:
@@ -46,7 +50,7 @@ def point_profiles(slices: int, slice_s: float) -> Profiles:
     at_s = (np.arange(slices) + 0.5) * slice_s
     step = max(1, round(PEAK_STEP_S / slice_s))
     peaks = at_s[::step]
-    peak, half = (grid.ravel() for grid in np.meshgrid(peaks, HALF_WIDTHS_S))
+    peak, half = (grid.ravel() for grid in np.meshgrid(peaks, HALF_WIDTHS_S, indexing="ij"))
     values = (1.0 + ((at_s[None, :] - peak[:, None]) / half[:, None]) ** 2) ** -FALL
     return Profiles(values=values, peak_s=peak, half_width_s=half)
 
@@ -61,12 +65,14 @@ class Bank:
     shapes: Floats
     over: Floats
 
-    def best(self, cleaned: Floats, profiles: Profiles) -> tuple[Floats, NDArray[np.intp]]:
+    def best(
+        self, cleaned: Floats, profiles: Profiles, used: slice
+    ) -> tuple[Floats, NDArray[np.intp]]:
         """Return (…, template) the largest Z of each template, and the profile that has it.
 
-        ``cleaned``: (…, slice, bin).
+        ``cleaned``: (…, slice, bin); ``used``: the profiles that are looked for, at least one.
         """
-        z = (profiles.values @ (cleaned @ self.shapes.T)) * self.over
+        z = (profiles.values[used] @ (cleaned @ self.shapes.T)) * self.over[used]
         which = z.argmax(axis=-2)
         return np.take_along_axis(z, which[..., None, :], axis=-2)[..., 0, :], which
 

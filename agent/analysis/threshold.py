@@ -103,20 +103,18 @@ def normal_surprise(z: Floats, looks: float) -> Floats:
     return surprise
 
 
-def combined_p(surprises: Floats, weights: Sequence[float]) -> tuple[Floats, NDArray[np.intp]]:
-    """Return p of several statistics (…, statistic) together, and which one is least likely.
+def together(surprises: Floats, weights: Sequence[float]) -> Floats:
+    """Return -ln p of several statistics (…, statistic) together.
 
     p = min over i of p_i / w_i, at most 1, with weights that sum to at most 1: the weighted
-    Bonferroni bound, valid under any dependence. Raises ValueError for weights above that.
+    Bonferroni bound, valid under any dependence. Raises ValueError for other weights.
     """
     share = np.asarray(weights, dtype=float)
     if share.sum() > 1.0 + 1e-9 or (share <= 0).any():
         message = f"weights {tuple(weights)} must be positive and sum to at most 1"
         raise ValueError(message)
-    adjusted = surprises + np.log(share)
-    which = adjusted.argmax(axis=-1)
-    largest = np.take_along_axis(adjusted, which[..., None], axis=-1)[..., 0]
-    return np.exp(-np.maximum(largest, 0.0)), which
+    largest: Floats = np.maximum((surprises + np.log(share)).max(axis=-1), 0.0)
+    return largest
 
 
 def uniformity_p(p_values: Floats) -> float:

@@ -1,0 +1,434 @@
+"""The whole detection of one lane: learned from benign passages, judged slice by slice.
+
+A ``Model`` is made once, from commissioning traffic (``learn``) or from assumptions where there is
+none yet (``assume``; its alarms are provisional). A passage is a ``Stream``: each slice is added
+at the same cost whatever came before, because only the last WINDOW_S are looked at, every LOOK_S.
+The statistics stand side by side and share one false-alarm budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.analysis import detect, nuisance, threshold
+from agent.analysis.detect import WINDOW_S, Bank, Profiles
+from agent.analysis.library import Library
+from agent.analysis.nuisance import NORM_SHARE, Nuisance
+from agent.analysis.threshold import Tails
+
+Floats = NDArray[np.float64]
+
+LOOK_S = 1.0
+LAG_S = 2.0
+"""Until the passage is over a source is looked for this long before the newest slice: what comes
+after a peak tells the vehicle's shadow from the source's own fall."""
+STATISTICS = ("score", "dictionary", "gross", "residual")
+"""The library's templates; single energies, for what no library holds; a source like the
+background itself; and whatever else is no traffic."""
+WEIGHTS = (0.5, 0.25, 0.1, 0.15)
+"""How the false-alarm budget is shared out, in the order of STATISTICS."""
+LEAST_TO_LEARN = 2 * threshold.LEAST_PASSES
+"""Half of the passages teach what traffic does, the other half what scores it gives."""
+CHUNK = 200
+CAPPED = 0.995
+"""A passage whose slow changes are larger than those of so many others counts no more than they."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shapes:
+    """What is looked for on one grid: ``library``, ``dictionary`` and ``norm`` (K, U and Th)."""
+
+    library: Library
+    dictionary: Library
+    norm: Library
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EmptyShape:
+    """What spectra the empty lane has: the mean shape and how it varies.
+
+    ``mean`` (bin,) sums to 1; ``modes`` (bin, mode) are relative changes with prior ``variance``
+    (mode,) per count of the background, in units of its counting noise at ``counts`` counts.
+    """
+
+    mean: Floats
+    modes: Floats
+    variance: Floats
+
+    def smoothed(self, counts: Floats) -> Floats:
+        """Return background counts (…, bin) with the noise taken out that the modes do not explain.
+
+        Each mode is kept by as much as its own variance outweighs the counting noise.
+        """
+        total = counts.sum(axis=-1, keepdims=True)
+        expected = total * self.mean
+        root = np.sqrt(np.where(expected > 0, expected, 1.0))
+        white = np.where(expected > 0, (counts - expected) / root, 0.0)
+        # Relative variance is fixed, so in units of counting noise it grows with the counts.
+        signal = self.variance * total
+        amounts = (white @ self.modes) * (signal / (1.0 + signal))
+        smooth = expected + (amounts @ self.modes.T) * root
+        kept: Floats = np.maximum(smooth, 0.1 * expected)
+        return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Model:
+    """Everything that judging a passage needs; see ``learn`` and ``assume``."""
+
+    slice_s: float
+    slices: int
+    """Of the window."""
+    false_alarm_rate: float
+    shapes: Shapes
+    empty: EmptyShape | None
+    """None: the background is taken as it was counted."""
+    nuisance: Nuisance
+    profiles: Profiles
+    banks: tuple[Bank, ...]
+    """Library, dictionary, gross."""
+    templates: tuple[Tails, ...] | None
+    """Of each template's largest Z, in the order of ``banks``; None: provisional."""
+    statistics: Tails | None
+    """Of each statistic's largest surprise, in the order of STATISTICS; None: provisional."""
+    together: Tails | None
+    """Of the largest of them with their weights; None: provisional."""
+
+    @property
+    def is_provisional(self) -> bool:
+        """Return whether the thresholds come from a formula instead of this lane's traffic."""
+        return self.statistics is None
+
+    @property
+    def look(self) -> int:
+        """Return after how many slices the window is looked at."""
+        return max(1, round(LOOK_S / self.slice_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stream:
+    """One passage, or several side by side (leading axes), as far as it has come.
+
+    ``white``: (…, slice, bin) the window's whitened residuals; ``best``: (…, template) the largest
+    Z so far of each bank's templates; ``peak_slice`` and ``half_width_s`` say where it was.
+    """
+
+    seen: int
+    white: Floats
+    best: tuple[Floats, ...]
+    peak_slice: tuple[Floats, ...]
+    half_width_s: tuple[Floats, ...]
+    residual: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Verdict:
+    """What a passage comes to: ``p`` (…,), the statistic and template behind it.
+
+    ``template`` indexes ``names`` of the statistic's bank, -1 where it has none. ``peak_slice``
+    and ``half_width_s`` are the profile of the library's or dictionary's best template.
+    """
+
+    p: Floats
+    statistic: NDArray[np.intp]
+    surprises: Floats
+    template: NDArray[np.intp]
+    z: Floats
+    peak_slice: Floats
+    half_width_s: Floats
+
+
+def assume(shapes: Shapes, expected_cps: Floats, slice_s: float, false_alarm_rate: float) -> Model:
+    """Return a model for a lane that has seen no traffic, with that background (bin,) [cps]."""
+    slices = max(2, round(WINDOW_S / slice_s))
+    expected = np.maximum(expected_cps * slice_s, 1e-9)
+    edges = shapes.library.edges_kev
+    centres = np.sqrt(np.maximum(edges[:-1], 1.0) * edges[1:])
+    norm = _norm(shapes, expected, slice_s)
+    prior = nuisance.assumed(slices, slice_s, expected, centres, norm)
+    return _model(shapes, None, prior, expected, slice_s, false_alarm_rate)
+
+
+def learn(
+    counts: Floats,
+    expected: Floats,
+    background_counts: Floats,
+    shapes: Shapes,
+    slice_s: float,
+    false_alarm_rate: float,
+) -> Model:
+    """Return the model that benign passages teach.
+
+    Parameters
+    ----------
+    counts : (pass, slice, bin) gamma counts, all live detectors summed
+    expected : (pass, slice, bin) or (pass, 1, bin): background counts per slice, 0 for padding
+    background_counts : (pass, bin) what the empty lane had accumulated before each
+    shapes : what is looked for
+    slice_s : length of a slice [s]
+    false_alarm_rate : alarms per benign passage
+
+    Raises ValueError for fewer than LEAST_TO_LEARN passages.
+    """
+    if len(counts) < LEAST_TO_LEARN:
+        message = f"{len(counts)} benign passages; at least {LEAST_TO_LEARN} are needed to learn"
+        raise ValueError(message)
+    empty = learn_empty(background_counts[::2])
+    expected = _smooth_expected(empty, expected, background_counts)
+    mean = _mean_expected(expected[::2])
+    slices = max(2, round(WINDOW_S / slice_s))
+    white = _first_window(detect.whiten(counts[::2], expected[::2]), slices)
+    norm = _norm(shapes, mean, slice_s)
+    prior = nuisance.learn(_capped(white), slice_s, *norm)
+    model = _model(shapes, empty, prior, mean, slice_s, false_alarm_rate)
+    taught = _judged(model, counts[::2], expected[::2])
+    tails = tuple(threshold.learn_tails(best) for best in taught.best)
+    model = replace(model, templates=tails)
+    held_out = _judged(model, counts[1::2], expected[1::2])
+    scores = _as_z(_surprises(model, held_out))
+    model = replace(model, statistics=threshold.learn_tails(scores))
+    _, largest = _weighed(model, held_out)
+    return replace(model, together=threshold.learn_tails(_as_z(largest)[:, None]))
+
+
+def learn_empty(background_counts: Floats) -> EmptyShape:
+    """Return the mean shape of empty-lane spectra (pass, bin) and the modes in which they vary."""
+    total = background_counts.sum(axis=1, keepdims=True)
+    mean = background_counts.sum(axis=0) / background_counts.sum()
+    floor = np.maximum(mean, 1e-12)
+    white = (background_counts - total * mean) / np.sqrt(total * floor)
+    values, vectors = np.linalg.eigh(white.T @ white / len(white))
+    # Of pure noise the largest eigenvalue is (1 + sqrt(bins/passes))² (Marchenko and Pastur).
+    noise = (1.0 + np.sqrt(len(mean) / len(white))) ** 2
+    kept = values > 1.1 * noise
+    variance = (values[kept] - 1.0) / float(total.mean())
+    return EmptyShape(mean=floor, modes=vectors[:, kept], variance=variance)
+
+
+def _model(
+    shapes: Shapes,
+    empty: EmptyShape | None,
+    prior: Nuisance,
+    expected: Floats,
+    slice_s: float,
+    false_alarm_rate: float,
+) -> Model:
+    slices = len(prior.cosines)
+    profiles = detect.point_profiles(slices, slice_s)
+    like_background = (expected / expected.sum())[None]
+    wanted = (shapes.library.shapes, shapes.dictionary.shapes, like_background)
+    return Model(
+        slice_s=slice_s,
+        slices=slices,
+        false_alarm_rate=false_alarm_rate,
+        shapes=shapes,
+        empty=empty,
+        nuisance=prior,
+        profiles=profiles,
+        banks=tuple(detect.bank(each, expected, prior, profiles) for each in wanted),
+        templates=None,
+        statistics=None,
+        together=None,
+    )
+
+
+def _norm(shapes: Shapes, expected: Floats, slice_s: float) -> tuple[Floats, float]:
+    """Return the whitened K, U and Th per count, and how much of each is expected [counts/s]."""
+    return shapes.norm.shapes / np.sqrt(expected), NORM_SHARE * float(expected.sum()) / slice_s
+
+
+def _smooth_expected(empty: EmptyShape, expected: Floats, background_counts: Floats) -> Floats:
+    """Return the expected counts with the background's own noise smoothed away."""
+    raw = np.maximum(background_counts, 1e-12)
+    smoothed: Floats = expected * (empty.smoothed(background_counts) / raw)[:, None]
+    usable: Floats = np.where(background_counts[:, None] > 0, smoothed, expected)
+    return usable
+
+
+def _mean_expected(expected: Floats) -> Floats:
+    """Return the mean expected counts (bin,) of the slices that are not padding."""
+    flat = expected.reshape(-1, expected.shape[-1])
+    mean: Floats = flat[flat.sum(axis=1) > 0].mean(axis=0)
+    usable: Floats = np.maximum(mean, 1e-9)
+    return usable
+
+
+def _first_window(white: Floats, slices: int) -> Floats:
+    """Return the first window of each passage; a shorter one is quiet before it begins."""
+    held = white[:, :slices]
+    missing = slices - held.shape[1]
+    if not missing:
+        return held
+    return np.concatenate([np.zeros((len(held), missing, held.shape[2])), held], axis=1)
+
+
+def _capped(white: Floats) -> Floats:
+    """Return the passages with the wildest scaled down, so that a hidden source teaches little."""
+    size = np.sqrt((white.sum(axis=1) ** 2).sum(axis=1))
+    limit = np.quantile(size, CAPPED)
+    return white * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None, None]
+
+
+# ------------------------------------------------------------------ one passage
+
+
+def begin(model: Model, *lead: int) -> Stream:
+    """Return a passage of which nothing has been seen; ``lead``: so many side by side."""
+    sizes = [len(bank.shapes) for bank in model.banks]
+    bins = model.nuisance.modes.shape[0]
+    return Stream(
+        seen=0,
+        white=np.zeros((*lead, model.slices, bins)),
+        best=tuple(np.full((*lead, size), -np.inf) for size in sizes),
+        peak_slice=tuple(np.full((*lead, size), np.nan) for size in sizes),
+        half_width_s=tuple(np.full((*lead, size), np.nan) for size in sizes),
+        residual=np.full(lead, -np.inf),
+    )
+
+
+def add(model: Model, stream: Stream, counts: Floats, expected: Floats) -> Stream:
+    """Return the passage after one more slice: counts and expected counts (…, bin).
+
+    Every ``model.look`` slices the window is looked at; the others only join it.
+    """
+    white = np.concatenate(
+        [stream.white[..., 1:, :], detect.whiten(counts, expected)[..., None, :]], axis=-2
+    )
+    stream = replace(stream, white=white, seen=stream.seen + 1)
+    if stream.seen % model.look:
+        return stream
+    return _looked(model, stream, model.profiles.upto(model.slices * model.slice_s - LAG_S))
+
+
+def end(model: Model, stream: Stream) -> Stream:
+    """Return the passage after its last slice: the whole window is looked at."""
+    return _looked(model, stream, model.profiles.upto(np.inf))
+
+
+def _looked(model: Model, stream: Stream, used: slice) -> Stream:
+    """Return the passage after a look at some of the profiles."""
+    cleaned = model.nuisance.clean(stream.white)
+    first = stream.seen - model.slices
+    best, peaks, widths = [], [], []
+    for index, filters in enumerate(model.banks):
+        z, which = filters.best(cleaned, model.profiles, used)
+        better = z > stream.best[index]
+        peak = first + model.profiles.peak_s[which] / model.slice_s
+        best.append(np.where(better, z, stream.best[index]))
+        peaks.append(np.where(better, peak, stream.peak_slice[index]))
+        width = model.profiles.half_width_s[which]
+        widths.append(np.where(better, width, stream.half_width_s[index]))
+    power = detect.residual(cleaned, model.slice_s)
+    return replace(
+        stream,
+        best=tuple(best),
+        peak_slice=tuple(peaks),
+        half_width_s=tuple(widths),
+        residual=np.maximum(stream.residual, power),
+    )
+
+
+def verdict(model: Model, stream: Stream) -> Verdict:
+    """Return what the passage comes to so far; before the first look p is 1."""
+    surprises, largest = _weighed(model, stream)
+    statistic = (surprises + np.log(WEIGHTS)).argmax(axis=-1)
+    if model.together is not None:
+        largest = model.together.surprise(_as_z(largest)[..., None])[..., 0]
+    p = np.exp(-largest)
+    library = _best_template(model, stream, 0)
+    other = _best_template(model, stream, 1)
+    is_library = statistic != 1
+    template = np.where(is_library, library, other)
+    z, peak, width = (
+        np.where(
+            is_library,
+            np.take_along_axis(of[0], library[..., None], axis=-1)[..., 0],
+            np.take_along_axis(of[1], other[..., None], axis=-1)[..., 0],
+        )
+        for of in (stream.best, stream.peak_slice, stream.half_width_s)
+    )
+    return Verdict(
+        p=p,
+        statistic=statistic,
+        surprises=surprises,
+        template=template,
+        z=z,
+        peak_slice=peak,
+        half_width_s=width,
+    )
+
+
+def _weighed(model: Model, stream: Stream) -> tuple[Floats, Floats]:
+    """Return -ln p of each statistic (…, statistic), and the weighted Bonferroni bound of all."""
+    surprises = _surprises(model, stream)
+    if model.statistics is not None:
+        surprises = model.statistics.surprise(_as_z(surprises))
+    return surprises, threshold.together(surprises, WEIGHTS)
+
+
+def _as_z(surprise: Floats) -> Floats:
+    """Return the figure whose square falls off exponentially, as the tails take it."""
+    z: Floats = np.sqrt(2.0 * surprise)
+    return z
+
+
+def _template_surprises(model: Model, stream: Stream, index: int) -> Floats:
+    best = np.maximum(stream.best[index], -50.0)
+    if model.templates is not None:
+        return model.templates[index].surprise(best)
+    # Two profiles a half-width apart are nearly independent looks; templates are all counted.
+    looks = best.shape[-1] * max(1.0, stream.seen * model.slice_s / detect.HALF_WIDTHS_S[0])
+    return threshold.normal_surprise(best, looks)
+
+
+def _best_template(model: Model, stream: Stream, index: int) -> NDArray[np.intp]:
+    which: NDArray[np.intp] = _template_surprises(model, stream, index).argmax(axis=-1)
+    return which
+
+
+def _surprises(model: Model, stream: Stream) -> Floats:
+    """Return (…, statistic): the largest surprise of each statistic's templates."""
+    each = [
+        _template_surprises(model, stream, index).max(axis=-1) for index in range(len(model.banks))
+    ]
+    if model.templates is not None:
+        # Only its rank among benign passages is used.
+        power = 0.5 * np.square(np.maximum(stream.residual, 0.0))
+    else:
+        # A sum of squares is heavier than a normal variable; nothing is claimed from it unlearned.
+        power = np.zeros(stream.residual.shape)
+    return np.stack([*each, power], axis=-1)
+
+
+def judge(model: Model, counts: Floats, expected: Floats, background_counts: Floats) -> Verdict:
+    """Return the verdicts on whole passages; arguments as for ``learn``."""
+    if model.empty is not None:
+        expected = _smooth_expected(model.empty, expected, background_counts)
+    return verdict(model, _judged(model, counts, expected))
+
+
+def _judged(model: Model, counts: Floats, expected: Floats) -> Stream:
+    """Return the streams of whole passages side by side, some at a time for memory's sake."""
+    parts = []
+    for at in range(0, len(counts), CHUNK):
+        some, wanted = counts[at : at + CHUNK], expected[at : at + CHUNK]
+        wanted = np.broadcast_to(wanted, some.shape)
+        stream = begin(model, len(some))
+        for number in range(some.shape[1]):
+            stream = add(model, stream, some[:, number], wanted[:, number])
+        parts.append(end(model, stream))
+    return Stream(
+        seen=parts[0].seen,
+        white=np.zeros((0, model.slices, counts.shape[2])),
+        best=_joined([part.best for part in parts]),
+        peak_slice=_joined([part.peak_slice for part in parts]),
+        half_width_s=_joined([part.half_width_s for part in parts]),
+        residual=np.concatenate([part.residual for part in parts]),
+    )
+
+
+def _joined(parts: list[tuple[Floats, ...]]) -> tuple[Floats, ...]:
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
