@@ -48,6 +48,7 @@ CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
 PIPES = ("drivers.transport", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)
 CORE = ("agent.records", "agent.lane")
+EVIDENCE = ("agent.evidence",)
 EDGES = (
     "agent.settings",
     "agent.config",
@@ -69,6 +70,7 @@ RULES = (
     Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
     Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),
     Rule(CORE, (*CORE, *WORDS, *MATHEMATICS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(EVIDENCE, (*EVIDENCE, *CORE, *WORDS), ("numpy",), BARRED_FROM_PURE),
     Rule(
         EDGES,
         (*EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
@@ -175,6 +177,8 @@ def test_every_module_imports_only_what_its_layer_allows():
         ("agent.lane.step", "def f():\n    import logging"),
         ("agent.lane.step", "from agent.settings import LaneConfig"),
         ("agent.records", "import msgspec"),
+        ("agent.evidence.n42", "import lxml.etree"),
+        ("agent.evidence.n42", "from agent.delivery import wire"),
         ("agent.config.load", "from agent.link import Link"),
         ("agent.config.load", "import yaml"),
         ("agent.delivery.wire", "from agent.delivery.journal import Journal"),
