@@ -56,6 +56,7 @@ EDGES = (
     "agent.health",
     "agent.version",
     "agent.delivery.wire",
+    "agent.delivery.blobs",
     "agent.delivery.snapshots",
 )
 SHELL = ("agent.link", "agent.relay", "agent.delivery")

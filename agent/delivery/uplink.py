@@ -122,6 +122,7 @@ class Connection:
         self._last_log = ""
         self._client = self._make_client(identity, will)
         self._record_properties = _properties(ContentType="application/cloudevents+json")
+        self._chunk_properties = _properties(ContentType="application/octet-stream")
         self._snapshot_properties = _properties(ContentType="application/json")
         self._live_properties = _properties(MessageExpiryInterval=LIVE_EXPIRY_S)
         self._thread = threading.Thread(target=self._serve, name="mqtt", daemon=True)
@@ -169,9 +170,16 @@ class Connection:
         """Return how many publishes may be in flight: what is wanted, what the broker allows."""
         return min(wanted, self._receive_maximum)
 
-    def publish(self, topic: str, payload: bytes, *, is_retained: bool) -> int | None:
-        """Hand a QoS 1 message to the socket and return its id; None: it is no MQTT message."""
+    def publish(
+        self, topic: str, payload: bytes, *, is_retained: bool, is_opaque: bool = False
+    ) -> int | None:
+        """Hand a QoS 1 message to the socket and return its id; None: it is no MQTT message.
+
+        ``is_opaque``: a part of a blob, of no type by itself.
+        """
         properties = self._snapshot_properties if is_retained else self._record_properties
+        if is_opaque:
+            properties = self._chunk_properties
         try:
             sent = self._client.publish(
                 topic,
