@@ -157,6 +157,9 @@ class Centre:
         self._stopping.set()
         self._client.disconnect()
         self._client.loop_stop()
+        # In a circle with us it would keep its sockets until a collection.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_message = self._client.on_subscribe = None
         if self._sender.is_alive():
             self._sender.join(5.0)
         with self._changed:

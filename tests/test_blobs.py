@@ -331,24 +331,23 @@ def broker(tmp_path):
         yield running
 
 
-def centre_on(broker, **options) -> Centre:
-    centre = Centre(broker.host, broker.port, **options)
+class Listening(Centre):
+    """A centre that remembers what it heard, in order."""
+
+    def __init__(self, host: str, port: int, **options) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+        super().__init__(host, port, **options)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        self.heard.append((topic.removeprefix(PREFIX), payload))
+        super()._take(topic, payload)
+
+
+def centre_on(broker, **options) -> Listening:
+    centre = Listening(broker.host, broker.port, **options)
     centre.start()
     assert centre.wait_for(lambda: centre.is_connected)
     return centre
-
-
-def heard_by(centre: Centre) -> list[tuple[str, bytes]]:
-    """Return a list that every message is put on, checked against the published contract."""
-    heard: list[tuple[str, bytes]] = []
-    take = centre._take
-
-    def listen(topic: str, payload: bytes) -> None:
-        heard.append((topic.removeprefix(PREFIX), payload))
-        take(topic, payload)
-
-    centre._take = listen
-    return heard
 
 
 def check_all(heard: list[tuple[str, bytes]]) -> None:
@@ -383,7 +382,7 @@ def with_blob(record, number: int, size: int = 300_000):
 def test_chunks_arrive_before_their_event_and_the_receipt_releases_both(tmp_path, broker) -> None:
     async def scenario() -> None:
         centre = centre_on(broker, database=tmp_path / "centre.sqlite")
-        heard = heard_by(centre)
+        heard = centre.heard
         async with Bench(tmp_path, broker.port) as bench:
             await bench.journal.append(with_blob(alarm(1), 1))
             await bench.journal.append(with_blob(passage(1), 2))
@@ -408,7 +407,7 @@ def test_chunks_arrive_before_their_event_and_the_receipt_releases_both(tmp_path
 def test_an_alarm_and_its_passage_name_one_file_that_is_sent_once(tmp_path, broker) -> None:
     async def scenario() -> None:
         centre = centre_on(broker)
-        heard = heard_by(centre)
+        heard = centre.heard
         async with Bench(tmp_path, broker.port) as bench:
             await until(lambda: bench.uplink.is_connected)
             await bench.journal.append(with_blob(alarm(1), 1))
@@ -425,7 +424,7 @@ def test_an_alarm_and_its_passage_name_one_file_that_is_sent_once(tmp_path, brok
 def test_a_live_alarm_overtakes_a_large_blob(tmp_path, broker) -> None:
     async def scenario() -> None:
         centre = centre_on(broker)
-        heard = heard_by(centre)
+        heard = centre.heard
         async with Bench(tmp_path, broker.port) as bench:
             await until(lambda: bench.uplink.is_connected)
             await bench.journal.append(with_blob(alarm(1, phase="updated"), 1, 8_000_000))
@@ -452,7 +451,7 @@ def test_what_is_lost_in_mid_blob_costs_nothing(tmp_path, broker, monkeypatch, l
 
     async def scenario() -> None:
         centre = centre_on(broker)
-        heard = heard_by(centre)
+        heard = centre.heard
         async with Bench(tmp_path, broker.port) as bench:
             await bench.journal.append(alarm(1))
             await until(lambda: centre.upto(_key(bench, "alarm")) == 1)
@@ -552,7 +551,7 @@ async def released_but_parked(bench: Bench) -> None:
 def test_a_blob_dropped_before_it_went_does_not_hold_its_event_back(tmp_path, broker) -> None:
     async def scenario() -> None:
         centre = centre_on(broker)
-        heard = heard_by(centre)
+        heard = centre.heard
         async with Bench(tmp_path, broker.port) as bench:
             await until(lambda: bench.uplink.is_connected)
             appended = bench.journal.append(with_blob(passage(1), 1, 4_000_000))

@@ -229,6 +229,7 @@ class Connection:
         except (OSError, ValueError) as exc:
             text = _reason(exc)
         finally:
+            _let_go(self._client)
             self._post(self._end, f"{self.name}: {text}")
 
     def _connect(self) -> None:
@@ -331,6 +332,12 @@ class Connection:
     def _end(self, text: str) -> None:
         if not self.ended.done():
             self.ended.set_result(text)
+
+
+def _let_go(client: paho.Client) -> None:
+    """Take our methods from it: in a circle with us it would keep its sockets until a collection."""
+    client.on_connect = client.on_disconnect = client.on_publish = None
+    client.on_message = client.on_subscribe = client.on_log = None
 
 
 def _let_the_loop_write(_client: paho.Client, _userdata: object, _socket: object) -> None:
