@@ -281,7 +281,8 @@ def test_every_bit_flip_of_a_frame_with_an_integrity_field_is_refused(capture):
     whole = good(play(capture.make(), steps))
     most = most_of_one_frame(capture)
     for damaged in flipped(steps):
-        readings = good(play(capture.make(), damaged))
+        # What it asks next may differ: some wait until the line is quiet.
+        readings = good(play(capture.make(), damaged, check_polls=False))
         assert len(whole) - most <= len(readings) < len(whole)
         assert is_subsequence(readings, whole)
 
@@ -303,12 +304,11 @@ def test_a_lost_or_doubled_byte_is_refused_or_changes_nothing(capture):
     steps = capture.steps()
     whole = good(play(capture.make(), steps))
     stride, most = spread(steps, 2), most_of_one_frame(capture)
-    for i, (_, data) in enumerate(steps):
-        for at in range(0, len(data), stride):
+    for i, (kind, data) in enumerate(steps):
+        for at in range(0, len(data) if kind == "data" else 0, stride):
             for damaged in (data[:at] + data[at + 1 :], data[:at] + data[at : at + 1] + data[at:]):
-                readings = good(
-                    play(capture.make(), [*steps[:i], ("data", damaged), *steps[i + 1 :]])
-                )
+                replayed = [*steps[:i], ("data", damaged), *steps[i + 1 :]]
+                readings = good(play(capture.make(), replayed, check_polls=False))
                 assert is_subsequence(readings, whole)
                 assert len(readings) >= len(whole) - 2 * most
 

@@ -42,6 +42,7 @@ SHARED_BY_CODECS = (
     "drivers.counters",
     "drivers.n42_xml",
     "drivers.registers",
+    "drivers.slip",
     "drivers.text_lines",
     "drivers.weighing",
     "drivers.xml_tree",
