@@ -40,9 +40,12 @@ WORDS = ("drivers.readings",)
 SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
+    "drivers.n42_xml",
     "drivers.registers",
+    "drivers.slip",
     "drivers.text_lines",
     "drivers.weighing",
+    "drivers.xml_tree",
 )
 CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
 PIPES = ("drivers.transport", "drivers.modbus")
