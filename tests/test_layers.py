@@ -74,7 +74,7 @@ RULES = (
     Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
     Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),
     Rule(CORE, (*CORE, *WORDS, *MATHEMATICS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
-    Rule(EVIDENCE, (*EVIDENCE, *CORE, *WORDS), ("numpy",), BARRED_FROM_PURE),
+    Rule(EVIDENCE, (*EVIDENCE, *CORE, *WORDS, "drivers.xml_tree"), ("numpy",), BARRED_FROM_PURE),
     Rule(
         EDGES,
         (*EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),

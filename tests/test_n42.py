@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.evidence.n42 import document_id, n42_event
-from agent.evidence.n42_read import read_n42
+from agent.evidence.n42_read import Problem, read_n42
 from agent.evidence.n42_words import (
     Analysis,
     Detector,
@@ -26,7 +26,6 @@ from agent.evidence.n42_words import (
     Setting,
     Spectrum,
 )
-from agent.evidence.n42_xml import Problem
 from drivers.readings import EnergyCalibration, NuclideFound
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "n42"
@@ -433,14 +432,14 @@ def test_a_duration_is_iso_8601(text, seconds):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "no XML"),
-        (b"not XML", "no XML"),
-        (document("")[:-5], "no XML"),
+        (b"", "not well-formed XML"),
+        (b"not XML", "not well-formed XML"),
+        (document("")[:-5], "not well-formed XML"),
         (b"<N42InstrumentData/>", "N42InstrumentData"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "document type"),
         (b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>', "document type"),
-        (b"<a>" * 70 + b"</a>" * 70, "levels"),
-        (b"<a>" + b"<b/>" * 200_001 + b"</a>", "elements"),
+        (b"<a>" * 70 + b"</a>" * 70, "more elements, or deeper ones"),
+        (b"<a>" + b"<b/>" * 200_001 + b"</a>", "more elements, or deeper ones"),
         (b"<a>" + b" " * (16 << 20) + b"</a>", "limit"),
         (channels("1 2 -3"), "'-3' is no count"),
         (channels("1 2.5"), "'2.5' is no count"),

@@ -335,7 +335,7 @@ class Connection:
 
 
 def _let_go(client: paho.Client) -> None:
-    """Take our methods from it: in a circle with us it would keep its sockets until a collection."""
+    """Take our methods from it: in a circle with us it would keep its sockets open."""
     client.on_connect = client.on_disconnect = client.on_publish = None
     client.on_message = client.on_subscribe = client.on_log = None
 

@@ -1,10 +1,11 @@
 """N42.42-2012 documents read back: ours, the standard's examples and those of instruments.
 
-Order does not matter, unknown elements are passed over, and what is missing is None; a figure that
-is there and is none, or a spectrum beyond the bounds, refuses the document: nothing is guessed.
-``DerivedData`` repeats what was measured and is passed over. NuclideIDConfidenceValue is a
-percentage by the schema and ``0.91`` in its annex E: in foreign documents what is not above 1 is
-taken as a fraction.
+Taken as the field sends it: in any order, with prefixes that nobody declared, as Latin-1 though
+UTF-8 was said (``drivers.xml_tree``), with STX and ETX around it. Unknown elements are passed over
+and what is missing is None; a figure that is none, or a spectrum beyond the bounds, refuses the
+document: nothing is guessed. ``DerivedData`` repeats what was measured and is passed over.
+NuclideIDConfidenceValue is a percentage by the schema and ``0.91`` in its annex E: in foreign
+documents what is not above 1 is taken as a fraction.
 
 Source: ANSI N42.42-2012 schema 0.0.54; its annexes B, D and E.
 """
@@ -14,10 +15,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, cast, get_args
-from xml.etree import ElementTree as ET
 
 from agent.evidence import n42
 from agent.evidence.n42_words import (
@@ -34,9 +36,10 @@ from agent.evidence.n42_words import (
     Setting,
     Spectrum,
 )
-from agent.evidence.n42_xml import Problem, parse_document
 from drivers.readings import EnergyCalibration, NuclideFound
+from drivers.xml_tree import Element, XmlError, decoded, parse_tree
 
+DOCUMENT_LIMIT_BYTES: Final = 16 << 20
 CHANNEL_LIMIT: Final = 65_536
 _DURATION: Final = re.compile(
     r"P(?:(\d{1,5})D)?(?:T(?:(\d{1,5})H)?(?:(\d{1,6})M)?(?:(\d{1,9}(?:\.\d{0,18})?)S)?)?"
@@ -46,7 +49,15 @@ _NUMBER: Final = re.compile(r"[+-]?(?:\d{1,25}\.?\d{0,25}|\.\d{1,25})(?:[eE][+-]
 _FINDINGS: Final = re.compile(
     r"(?:p = ([^;]+))?(?:; )?(?:statistic = ([^;]+))?(?:; )?(.*)", re.DOTALL
 )
+_AROUND: Final = b"\x00\x02\x03 \t\r\n"
 _UNIX: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a document cannot be read: one sentence with what was seen."""
+
+    text: str
 
 
 class _UnreadableError(ValueError):
@@ -58,11 +69,15 @@ def read_n42(data: bytes) -> N42Event | Problem:
 
     A time without a zone is taken as UTC.
     """
-    root = parse_document(data)
-    if isinstance(root, Problem):
-        return root
-    if root.tag != "RadInstrumentData":
-        return Problem(f"its root is {root.tag[:40]!r}; expected N42.42-2012's RadInstrumentData")
+    data = data.strip(_AROUND)
+    if len(data) > DOCUMENT_LIMIT_BYTES:
+        return Problem(f"{len(data)} bytes, the limit is {DOCUMENT_LIMIT_BYTES}")
+    try:
+        root = parse_tree(decoded(data), (n42.NAMESPACE,))
+    except XmlError as exc:
+        return Problem(str(exc))
+    if root.name != "RadInstrumentData":
+        return Problem(f"its root is {root.name[:40]!r}; expected N42.42-2012's RadInstrumentData")
     try:
         return _Reader(root).event()
     except _UnreadableError as exc:
@@ -72,33 +87,35 @@ def read_n42(data: bytes) -> N42Event | Problem:
 class _Reader:
     """Resolves the references of one document."""
 
-    def __init__(self, root: ET.Element) -> None:
+    def __init__(self, root: Element) -> None:
         self._root = root
         self._detectors = _detectors(root)
         self._is_ours = (_words(root, "RadInstrumentDataCreatorName") or "").startswith(
             "checkpointd"
         )
         self._energies = {
-            each.get("id"): _energy(each) for each in root.iterfind("EnergyCalibration")
+            each.attributes.get("id"): _energy(each) for each in root.all("EnergyCalibration")
         }
-        self._windows = {each.get("id"): _windows(each) for each in root.iterfind("EnergyWindows")}
+        self._windows = {
+            each.attributes.get("id"): _windows(each) for each in root.all("EnergyWindows")
+        }
 
     def event(self) -> N42Event:
         root = self._root
-        created = root.get("n42DocDateTime")
-        item = root.find("RadItemInformation")
+        created = root.attributes.get("n42DocDateTime")
+        item = root.first("RadItemInformation")
         return N42Event(
-            document_id=root.get("n42DocUUID", ""),
+            document_id=root.attributes.get("n42DocUUID", ""),
             created_us=None if created is None else _moment_us(created, "n42DocDateTime"),
             creator=_words(root, "RadInstrumentDataCreatorName"),
-            instrument=_instrument(root.find("RadInstrumentInformation")),
+            instrument=_instrument(root.first("RadInstrumentInformation")),
             detectors=tuple(self._detectors.values()),
             item=None if item is None else _item(item),
-            measurements=tuple(self._measurement(m) for m in root.iterfind("RadMeasurement")),
-            analyses=tuple(self._analysis(each) for each in root.iterfind("AnalysisResults")),
+            measurements=tuple(self._measurement(m) for m in root.all("RadMeasurement")),
+            analyses=tuple(self._analysis(each) for each in root.all("AnalysisResults")),
         )
 
-    def _measurement(self, within: ET.Element) -> Measurement:
+    def _measurement(self, within: Element) -> Measurement:
         real_time_s = _seconds(within, "RealTimeDuration")
         if real_time_s is None or real_time_s <= 0:
             raise _UnreadableError(f"{_named(within)}: its RealTimeDuration is missing or zero")
@@ -109,24 +126,24 @@ class _Reader:
             else "NotSpecified",
             start_us=_moment_us(_needed(within, "StartDateTime"), _named(within)),
             real_time_s=real_time_s,
-            spectra=tuple(self._spectrum(each) for each in within.iterfind("Spectrum")),
-            gross_counts=tuple(self._gross(each) for each in within.iterfind("GrossCounts")),
+            spectra=tuple(self._spectrum(each) for each in within.all("Spectrum")),
+            gross_counts=tuple(self._gross(each) for each in within.all("GrossCounts")),
             dose_usv_per_h=tuple(
                 (self._name(each), _number(_needed(each, "DoseRateValue"), _named(each)))
-                for each in within.iterfind("DoseRate")
-                if each.find("DoseRateValue") is not None
+                for each in within.all("DoseRate")
+                if each.first("DoseRateValue") is not None
             ),
             occupied=_truth(within, "OccupancyIndicator"),
             speed_m_per_s=_optional(within, "RadItemState/StateVector/SpeedValue"),
         )
 
-    def _spectrum(self, within: ET.Element) -> Spectrum:
-        reference = within.get("energyCalibrationReference")
-        data = within.find("ChannelData")
-        is_packed = data is not None and data.get("compressionCode") == "CountedZeroes"
+    def _spectrum(self, within: Element) -> Spectrum:
+        reference = within.attributes.get("energyCalibrationReference")
+        data = within.first("ChannelData")
+        is_packed = data is not None and data.attributes.get("compressionCode") == "CountedZeroes"
         counts = _counts(_needed(within, "ChannelData"), _named(within))
         counts = _unpacked(counts, _named(within)) if is_packed else counts
-        energy = self._energies.get(reference)
+        energy = self._energies.get(reference or "")
         edges = () if energy is None else energy.edges_kev
         if edges and len(edges) == len(counts):  # a writer that leaves the end of the last out
             energy = None
@@ -139,8 +156,8 @@ class _Reader:
             energy=energy,
         )
 
-    def _gross(self, within: ET.Element) -> GrossCounts:
-        windows = self._windows.get(within.get("energyWindowsReference"), ())
+    def _gross(self, within: Element) -> GrossCounts:
+        windows = self._windows.get(within.attributes.get("energyWindowsReference", ""), ())
         counts = _counts(_needed(within, "CountData"), _named(within))
         return GrossCounts(
             detector=self._name(within),
@@ -149,9 +166,9 @@ class _Reader:
             windows_kev=windows if len(windows) == len(counts) else (),
         )
 
-    def _name(self, within: ET.Element) -> str:
+    def _name(self, within: Element) -> str:
         """Return the detector's name; the only one needs no reference."""
-        reference = within.get("radDetectorInformationReference")
+        reference = within.attributes.get("radDetectorInformationReference")
         if reference is None and len(self._detectors) == 1:
             return next(iter(self._detectors.values())).name
         return self._called(reference or "")
@@ -160,31 +177,31 @@ class _Reader:
         detector = self._detectors.get(reference)
         return reference if detector is None else detector.name
 
-    def _analysis(self, within: ET.Element) -> Analysis:
+    def _analysis(self, within: Element) -> Analysis:
         started = _words(within, "AnalysisStartDateTime")
         p, statistic, description = _findings(within)
         return Analysis(
             algorithm=_words(within, "AnalysisAlgorithmName"),
             version=_words(within, "AnalysisAlgorithmVersion/AnalysisAlgorithmComponentVersion"),
-            settings=tuple(_setting(s) for s in within.iterfind("AnalysisAlgorithmSetting")),
+            settings=tuple(_setting(s) for s in within.all("AnalysisAlgorithmSetting")),
             started_us=None if started is None else _moment_us(started, "AnalysisStartDateTime"),
             duration_s=_seconds(within, "AnalysisComputationDuration"),
             succeeded=_words(within, "AnalysisResultStatusCode") != "Failure",
             p=p,
             statistic=statistic,
             description=description,
-            alarms=tuple(self._alarm(each) for each in within.iterfind("RadAlarm")),
+            alarms=tuple(self._alarm(each) for each in within.all("RadAlarm")),
             nuclides=tuple(
                 _nuclide(each, is_ours=self._is_ours)
-                for each in within.iterfind("NuclideAnalysisResults/Nuclide")
+                for each in _nuclides(within)
                 if _truth(each, "NuclideIdentifiedIndicator") is not False
             ),
-            faults=tuple(_fault(each) for each in within.iterfind("Fault")),
+            faults=tuple(_fault(each) for each in within.all("Fault")),
         )
 
-    def _alarm(self, within: ET.Element) -> RadAlarm:
+    def _alarm(self, within: Element) -> RadAlarm:
         at = _words(within, "RadAlarmDateTime")
-        references = within.get("radDetectorInformationReferences", "").split()
+        references = within.attributes.get("radDetectorInformationReferences", "").split()
         is_named = _words(within, "Remark") != n42.NO_DETECTORS
         return RadAlarm(
             category=_words(within, "RadAlarmCategoryCode") or "Other",
@@ -194,7 +211,7 @@ class _Reader:
         )
 
 
-def _instrument(within: ET.Element | None) -> Instrument:
+def _instrument(within: Element | None) -> Instrument:
     if within is None:
         return Instrument(manufacturer="", model="", class_code="Other", versions=())
     return Instrument(
@@ -206,38 +223,36 @@ def _instrument(within: ET.Element | None) -> Instrument:
                 _words(each, "RadInstrumentComponentName") or "",
                 _words(each, "RadInstrumentComponentVersion") or "",
             )
-            for each in within.iterfind("RadInstrumentVersion")
+            for each in within.all("RadInstrumentVersion")
         ),
         identifier=_words(within, "RadInstrumentIdentifier"),
     )
 
 
-def _detectors(root: ET.Element) -> dict[str, Detector]:
+def _detectors(root: Element) -> dict[str, Detector]:
     """Return the detectors by their ids; a name that two of them bear gives way to the id."""
     found = {}
-    names = Counter(
-        each.findtext("RadDetectorName") for each in root.iter("RadDetectorInformation")
-    )
-    for within in root.iterfind("RadDetectorInformation"):
-        is_unique = names[within.findtext("RadDetectorName")] == 1
-        found[within.get("id", "")] = _detector(within, is_unique=is_unique)
+    names = Counter(each.said("RadDetectorName") for each in root.all("RadDetectorInformation"))
+    for within in root.all("RadDetectorInformation"):
+        is_unique = names[within.said("RadDetectorName")] == 1
+        found[_id(within)] = _detector(within, is_unique=is_unique)
     return found
 
 
-def _detector(within: ET.Element, *, is_unique: bool) -> Detector:
+def _detector(within: Element, *, is_unique: bool) -> Detector:
     name = _words(within, "RadDetectorName") if is_unique else None
     return Detector(
-        name=name or within.get("id") or "",
+        name=name or _id(within),
         category=_words(within, "RadDetectorCategoryCode") or "Other",
         kind=_words(within, "RadDetectorKindCode") or "Other",
         description=_words(within, "RadDetectorDescription"),
     )
 
 
-def _item(within: ET.Element) -> Item | None:
+def _item(within: Element) -> Item | None:
     named = [
         (_words(each, "CharacteristicName") or "", _words(each, "CharacteristicValue") or "")
-        for each in within.iter("Characteristic")
+        for each in _characteristics(within)
     ]
     ours = dict(named)
     item = Item(
@@ -249,7 +264,19 @@ def _item(within: ET.Element) -> Item | None:
     return None if item == Item() else item
 
 
-def _setting(within: ET.Element) -> Setting:
+def _characteristics(item: Element) -> Iterator[Element]:
+    for group in item.all("RadItemCharacteristics"):
+        yield from group.all("Characteristic")
+        for inner in group.all("CharacteristicGroup"):
+            yield from inner.all("Characteristic")
+
+
+def _nuclides(analysis: Element) -> Iterator[Element]:
+    for group in analysis.all("NuclideAnalysisResults"):
+        yield from group.all("Nuclide")
+
+
+def _setting(within: Element) -> Setting:
     return Setting(
         name=_words(within, "AnalysisAlgorithmSettingName") or "",
         value=_words(within, "AnalysisAlgorithmSettingValue") or "",
@@ -257,7 +284,7 @@ def _setting(within: ET.Element) -> Setting:
     )
 
 
-def _nuclide(within: ET.Element, *, is_ours: bool) -> NuclideFound:
+def _nuclide(within: Element, *, is_ours: bool) -> NuclideFound:
     text = _words(within, "NuclideIDConfidenceValue")
     confidence = None
     if text is not None:
@@ -270,7 +297,7 @@ def _nuclide(within: ET.Element, *, is_ours: bool) -> NuclideFound:
     )
 
 
-def _fault(within: ET.Element) -> Fault:
+def _fault(within: Element) -> Fault:
     severity = _words(within, "FaultSeverityCode")
     return Fault(
         code=_words(within, "FaultCodeValue") or "",
@@ -279,7 +306,7 @@ def _fault(within: ET.Element) -> Fault:
     )
 
 
-def _energy(within: ET.Element) -> EnergyCalibration | None:
+def _energy(within: Element) -> EnergyCalibration | None:
     edges = _floats(within, "EnergyBoundaryValues")
     if edges:
         return EnergyCalibration(edges_kev=edges)
@@ -287,13 +314,13 @@ def _energy(within: ET.Element) -> EnergyCalibration | None:
     return EnergyCalibration(coefficients_kev=coefficients) if any(coefficients) else None
 
 
-def _windows(within: ET.Element) -> tuple[tuple[float, float], ...]:
+def _windows(within: Element) -> tuple[tuple[float, float], ...]:
     lows = _floats(within, "WindowStartEnergyValues")
     highs = _floats(within, "WindowEndEnergyValues")
     return tuple(zip(lows, highs, strict=False)) if len(lows) == len(highs) else ()
 
 
-def _findings(within: ET.Element) -> tuple[float | None, float | None, str | None]:
+def _findings(within: Element) -> tuple[float | None, float | None, str | None]:
     """Return p, statistic and text of ``p = 1e-06; statistic = 12.5; text``."""
     text = _words(within, "AnalysisResultDescription")
     match = None if text is None else _FINDINGS.fullmatch(text)
@@ -308,7 +335,7 @@ def _findings(within: ET.Element) -> tuple[float | None, float | None, str | Non
     return p, statistic, match[3] or None
 
 
-def _live_time_s(within: ET.Element) -> float | None:
+def _live_time_s(within: Element) -> float | None:
     if _words(within, "Remark") == n42.NO_LIVE_TIME:
         return None
     return _seconds(within, "LiveTimeDuration")
@@ -317,23 +344,26 @@ def _live_time_s(within: ET.Element) -> float | None:
 # ---------------------------------------------------------------- the schema's simple types
 
 
-def _words(within: ET.Element, path: str) -> str | None:
-    text = within.findtext(path)
-    return None if text is None else text.replace("\u00a0", " ").strip() or None
+def _words(within: Element, path: str) -> str | None:
+    return within.said(*path.split("/")).replace("\u00a0", " ").strip() or None
 
 
-def _needed(within: ET.Element, path: str) -> str:
-    text = within.findtext(path)
-    if text is None or not text.strip():
+def _needed(within: Element, path: str) -> str:
+    text = within.said(path)
+    if not text:
         raise _UnreadableError(f"{_named(within)}: its {path} is missing")
-    return text.strip()
+    return text
 
 
-def _named(within: ET.Element) -> str:
-    return f"{within.tag} {within.get('id', 'without id')[:60]!r}"
+def _id(within: Element) -> str:
+    return within.attributes.get("id", "")
 
 
-def _truth(within: ET.Element, path: str) -> bool | None:
+def _named(within: Element) -> str:
+    return f"{within.name} {within.attributes.get('id', 'without id')[:60]!r}"
+
+
+def _truth(within: Element, path: str) -> bool | None:
     return {"true": True, "1": True, "false": False, "0": False}.get(_words(within, path) or "")
 
 
@@ -343,13 +373,13 @@ def _number(text: str, where: str) -> float:
     return value
 
 
-def _optional(within: ET.Element, path: str) -> float | None:
+def _optional(within: Element, path: str) -> float | None:
     text = _words(within, path)
     return None if text is None else _number(text, path)
 
 
-def _floats(within: ET.Element, path: str) -> tuple[float, ...]:
-    texts = (within.findtext(path) or "").split()
+def _floats(within: Element, path: str) -> tuple[float, ...]:
+    texts = within.said(path).split()
     if len(texts) > CHANNEL_LIMIT + 1:
         raise _UnreadableError(f"{_named(within)}: more than {CHANNEL_LIMIT} channels")
     return tuple(_number(text, _named(within)) for text in texts)
@@ -382,7 +412,7 @@ def _unpacked(packed: tuple[int, ...], where: str) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _seconds(within: ET.Element, path: str) -> float | None:
+def _seconds(within: Element, path: str) -> float | None:
     text = _words(within, path)
     if text is None:
         return None
