@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from blob_child import blob
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import running_mosquitto
 
+from agent import supervisor
 from agent.clock import Clock
 from agent.delivery import blobs, forward, outbox
 from agent.delivery.blobs import CHUNK_BYTES, StoredBlob
@@ -624,6 +626,40 @@ def test_a_centre_does_not_receipt_what_its_digest_contradicts(
             assert centre.upto(_key(bench, "alarm")) == 0
             assert await held_by(bench) == {blob(1, 1000).sha256}
         centre.stop()
+
+    run(scenario())
+
+
+def test_what_a_disk_takes_not_waits_in_bounded_memory(monkeypatch) -> None:
+    """A record beyond the bound is kept without its blobs; the raised alarm is never lost."""
+    monkeypatch.setattr(supervisor, "KEPT_UNSTORED_BLOB_BYTES", 2500)
+    monkeypatch.setattr(supervisor, "RETRY_STORE_S", 0.01)
+
+    class Disk:
+        """Takes nothing until there is room."""
+
+        has_room = False
+        kept: ClassVar[list] = []
+
+        async def append(self, record):
+            if not self.has_room:
+                raise JournalError("no space left")
+            self.kept.append(record)
+            return stored_as("pass", 1)
+
+    async def scenario() -> None:
+        disk = Disk()
+        recorder = supervisor.Recorder(disk, Clock())
+        for number in range(4):
+            recorder.put(with_blob(passage(number), number, 1000))
+        await asyncio.sleep(0)
+        disk.has_room = True
+        await recorder.drain(5.0)
+        found = sorted((record.passage_id, len(record.blobs)) for record in disk.kept)
+        assert found == [("p-0", 1), ("p-1", 1), ("p-2", 0), ("p-3", 0)]
+        recorder.put(with_blob(passage(4), 4, 1000))
+        await recorder.drain(5.0)
+        assert len(disk.kept[-1].blobs) == 1, "what is stored no longer counts"
 
     run(scenario())
 
