@@ -20,7 +20,6 @@ import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import groupby
 from typing import Final
 from xml.etree import ElementTree as ET
 
@@ -365,11 +364,17 @@ def _edges_kev(coefficients_kev: tuple[float, ...], channels: int) -> list[float
 def _counted_zeroes(counts: tuple[int, ...]) -> str:
     """Return the counts with each run of zeroes as ``0 n`` (schema, CompressionCodeSimpleType)."""
     parts = []
-    for is_zero, run in groupby(counts, key=lambda count: count == 0):
-        if is_zero:
-            parts.append(f"0 {sum(1 for _ in run)}")
-        else:
-            parts += map(str, run)
+    zeroes = 0
+    for count in counts:
+        if count == 0:
+            zeroes += 1
+            continue
+        if zeroes:
+            parts.append(f"0 {zeroes}")
+            zeroes = 0
+        parts.append(str(count))
+    if zeroes:
+        parts.append(f"0 {zeroes}")
     return " ".join(parts)
 
 
