@@ -210,12 +210,13 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "replay",
         help="decide a recording again with a lane's own configuration",
-        description="Print the records that the lane makes of a recording: a portal's daily file "
-        "or a capture. The same input gives the same bytes.",
+        description="Print the records that the lane makes of a recording: a portal's daily file, "
+        "a capture, or an N42 file (ours, another program's, or an instrument's stream). The same "
+        "input gives the same bytes.",
     )
-    parser.add_argument("recording", type=Path, help="daily file or capture")
+    parser.add_argument("recording", type=Path, help="daily file, capture or N42 file")
     parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
-    parser.add_argument("--device", help="which portal recorded a daily file")
+    parser.add_argument("--device", help="which portal recorded a daily or N42 file")
     parser.add_argument(
         "--set",
         dest="overrides",

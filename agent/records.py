@@ -6,6 +6,7 @@ as they stand here (``agent.delivery.wire``).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -131,6 +132,21 @@ class BackgroundUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """A bulky part of a record: it goes beside the record, which only names it by its digest."""
+
+    role: str
+    """What it is to the record: ``n42``, ``profile``."""
+    media_type: str
+    data: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the data, in hexadecimal digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     """One phase of one alarm; ``lane`` None: the gateway's own."""
 
@@ -153,6 +169,7 @@ class Alarm:
     category: str | None = None
     nuclides: tuple[str, ...] | None = None
     provisional: bool = False
+    blobs: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +332,7 @@ class Passage:
     metal: MetalPart | None
     spectral: SpectralPart | None = None
     identity: tuple[str, ...] = ()
+    blobs: tuple[Blob, ...] = ()
 
 
 AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]

@@ -18,6 +18,7 @@ from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
 from agent.config.relays import relay_of
 from agent.delivery import wire
+from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
 from agent.delivery.journal import JournalError, JournalStats, Stored
 from agent.delivery.journal_thread import Journal
@@ -60,6 +61,8 @@ MOMENTARY = frozenset({"moved_aside", "dropped", "receipt_refused"})
 """What the journal tells of that is over as soon as it is said."""
 KEPT_UNSTORED = 10_000
 """So many records wait for a disk that takes none; the next one is counted as lost, and said."""
+KEPT_UNSTORED_BLOB_BYTES = 32 << 20
+"""So much of their blobs; a record beyond it is kept without."""
 DRAIN_S = 3.0
 
 
@@ -89,6 +92,7 @@ class Recorder:
         self._journal = journal
         self._clock = clock
         self._waiting: set[asyncio.Task[None]] = set()
+        self._blob_bytes = 0
         self.lost = 0
         """Records for which there was no room in memory either."""
 
@@ -98,9 +102,18 @@ class Recorder:
             self.lost += 1
             log.error("record=lost type=%s waiting=%d", type(record).__name__, len(self._waiting))
             return
+        size_bytes = sum(len(blob.data) for blob in blobs_of(record))
+        if self._blob_bytes + size_bytes > KEPT_UNSTORED_BLOB_BYTES:
+            log.error("blobs=lost type=%s bytes=%d", type(record).__name__, size_bytes)
+            record, size_bytes = without_blobs(record), 0
+        self._blob_bytes += size_bytes
         task = asyncio.get_running_loop().create_task(self._store(record))
         self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        task.add_done_callback(lambda done: self._stored(done, size_bytes))
+
+    def _stored(self, task: asyncio.Task[None], size_bytes: int) -> None:
+        self._waiting.discard(task)
+        self._blob_bytes -= size_bytes
 
     async def _store(self, record: Record) -> None:
         is_first = True

@@ -10,7 +10,8 @@ It subscribes to ``{root}/v1/#`` and reads, under ``{root}/v1/{site}/{gw}/``::
 
 A record is *held* when it and all its blobs are here. Of each stream (site, gateway, stream, epoch;
 sequence numbers begin at 1) the unbroken prefix of held records is receipted, and a number that an
-audit record of kind ``drop`` explains is no gap. The receipt is retained JSON
+audit record of kind ``drop`` explains is no gap; a blob that one explains is not waited for. The
+receipt is retained JSON
 ``{"epoch", "upto", "by", "at"}``.
 """
 
@@ -40,6 +41,7 @@ from simulators.ledger import IDENTIFIER, Progress, Stored, Stream, is_number, p
 __all__ = ["Centre", "Stored", "Stream"]
 
 _RECEIPT_PERIOD_S = 0.2
+_CHUNK_LIMIT_BYTES = 128 * 1024
 _SNAPSHOT = re.compile(r"(status|about|health|config|lane/.+)")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS record (
@@ -102,6 +104,7 @@ class Centre:
         self._chunks: dict[str, dict[int, bytes]] = {}
         self._blobs: dict[str, bytes] = {}
         self._awaiting: list[Stored] = []
+        self._lost_blobs: set[str] = set()  # what gateways said they did not keep
         self.sends_receipts = receipts
         self.snapshots: dict[str, Any] = {}  # topic → JSON
         self.duplicates = 0
@@ -154,6 +157,9 @@ class Centre:
         self._stopping.set()
         self._client.disconnect()
         self._client.loop_stop()
+        # In a circle with us it would keep its sockets until a collection.
+        self._client.on_connect = self._client.on_disconnect = None
+        self._client.on_message = self._client.on_subscribe = None
         if self._sender.is_alive():
             self._sender.join(5.0)
         with self._changed:
@@ -364,6 +370,9 @@ class Centre:
         data = record.data
         if record.key.stream != "audit" or data.get("kind") != "drop":
             return
+        if "blobs" in data:
+            self._explain_blobs(record, data["blobs"])
+            return
         stream, start, to = data.get("stream"), data.get("from"), data.get("to")
         if not isinstance(stream, str) or IDENTIFIER.fullmatch(stream) is None:
             self.problems.append(f"{record.id}: a tombstone without its stream")
@@ -375,14 +384,28 @@ class Centre:
         self._begin(key).drop(start, to)
         self._receipts_due.add(key)
 
+    def _explain_blobs(self, record: Stored, digests: object) -> None:
+        if not (isinstance(digests, list) and all(isinstance(each, str) for each in digests)):
+            self.problems.append(f"{record.id}: a tombstone without its blobs")
+            return
+        self._lost_blobs.update(digests)
+        self._hold_completed()
+
     def _take_chunk(self, rest: str, payload: bytes) -> None:
         match = re.fullmatch(r"blob/([0-9a-f]{64})/(\d{1,6})", rest)
         if match is None:
             self.problems.append(f"{rest}: not the topic of a blob")
             return
         sha256, index = match[1], int(match[2])
+        if len(payload) > _CHUNK_LIMIT_BYTES:
+            self.problems.append(f"{rest}: {len(payload)} bytes, the limit is {_CHUNK_LIMIT_BYTES}")
+            return
         if sha256 not in self._blobs:
             self._chunks.setdefault(sha256, {})[index] = payload
+        self._hold_completed()
+
+    def _hold_completed(self) -> None:
+        """Hold the records whose blobs have all come, or will never come."""
         ready = [record for record in self._awaiting if self._blobs_complete(record)]
         for record in ready:
             self._awaiting.remove(record)
@@ -399,13 +422,13 @@ class Centre:
         sha256, chunks = blob.get("sha256"), blob.get("chunks")
         if not (isinstance(sha256, str) and is_number(chunks)):
             return False
-        if sha256 in self._blobs:
+        if sha256 in self._blobs or sha256 in self._lost_blobs:
             return True
         parts = self._chunks.get(sha256, {})
         if any(index not in parts for index in range(chunks)):
             return False
         whole = b"".join(parts[index] for index in range(chunks))
-        if hashlib.sha256(whole).hexdigest() != sha256:
+        if hashlib.sha256(whole).hexdigest() != sha256 or len(whole) != blob.get("size"):
             self.problems.append(f"blob {sha256}: its parts do not add up to it")
             return False
         if not self._write("INSERT INTO blob VALUES (?, ?)", (sha256, whole)):

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from simulators.spectra import NUCLIDES
+
 Four = tuple[float, float, float, float]
 T = TypeVar("T")
 
@@ -41,6 +43,9 @@ class GammaSource:
     peak_cps: Annotated[float, Within(0, 1e6, "cps")]
     offset_m: Annotated[float, Within(0, 40, "m")]  # behind the front bumper
     detectors: Annotated[Four, Within(0, 100)] = (1.0, 1.0, 1.0, 1.0)  # relative shares
+    nuclide: str = "Cs-137"  # one of `spectra.NUCLIDES`; only a spectrometer can tell
+    # Its own shield as iron. It changes the spectrum; peak_cps is what is left behind it.
+    shield_g_per_cm2: Annotated[float, Within(0, 100, "g/cm²")] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,10 @@ class NormCargo:
 
     peak_cps: Annotated[float, Within(0, 1e6, "cps")]
     detectors: Annotated[Four, Within(0, 100)] = (1.0, 1.0, 1.0, 1.0)
+    # Relative shares of the three natural series in that rate.
+    potassium: Annotated[float, Within(0, 100)] = 1.0
+    uranium: Annotated[float, Within(0, 100)] = 1.0
+    thorium: Annotated[float, Within(0, 100)] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +98,10 @@ class Vehicle:
     split_gap_s: Annotated[float | None, Within(0.4, 60, "s")] = None
     unplug_portal_at_s: Annotated[float | None, Within(-60, 300, "s")] = None
     replug_after_s: Annotated[float | None, Within(0.2, 3600, "s")] = None
+    # A container around whatever is aboard, as iron: it softens what a spectrometer sees.
+    container_g_per_cm2: Annotated[float, Within(0, 50, "g/cm²")] = 0.0
     gamma: GammaSource | None = None
+    hidden: GammaSource | None = None  # another source, masked by the first or by the cargo
     norm: NormCargo | None = None
     neutron: NeutronSource | None = None
     person: Person | None = None
@@ -115,6 +127,22 @@ class PortalSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpectrometerSetup:
+    """A spectroscopic panel beside the counting portal; ``none``: the lane has none."""
+
+    instrument: Literal["none", "kromek-d3s", "kromek-d4", "kromek-d5", "rs-350"] = "none"
+    # What it counts with nobody in the lane. Sources keep the ratio to the background that they
+    # have at the portal: peak_cps is scaled by this over the sum of background.gamma_cps.
+    background_cps: Annotated[float, Within(1, 20_000, "cps")] = 600.0
+    neutron_share: Annotated[float, Within(0, 10)] = 0.1  # of what the portal's tubes count
+    # The crystal's temperature swings once in swing_s, and its pulse heights with it.
+    temperature_c: Annotated[float, Within(-30, 60, "°C")] = 20.0
+    swing_c: Annotated[float, Within(0, 30, "°C")] = 0.0
+    swing_s: Annotated[float, Within(60, 1e6, "s")] = 86_400.0
+    gain_per_c: Annotated[float, Within(-0.02, 0.02, "1/°C")] = -0.003  # nominal at 20 °C
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSetup:
     """What the lane allows."""
 
@@ -134,7 +162,9 @@ class Traffic:
 class Event:
     """Something that befalls the portal itself, not a vehicle."""
 
-    kind: Literal["tamper", "gamma_background", "neutron_background"]
+    # radon: rain brings its daughters down; the uranium series rises to `factor` in the first
+    # quarter of the time and falls back over the rest.
+    kind: Literal["tamper", "gamma_background", "neutron_background", "radon"]
     at_s: Annotated[float, Within(0, 1e6, "s")]
     for_s: Annotated[float, Within(0.2, 1e6, "s")]
     factor: Annotated[float, Within(0, 1000)] = 1.0  # times the background
@@ -150,6 +180,7 @@ class Exercise:
     duration_s: Annotated[float | None, Within(1, 1e6, "s")] = None  # None: until all have left
     background: Background = Background()
     portal: PortalSetup = PortalSetup()
+    spectrometer: SpectrometerSetup = SpectrometerSetup()
     lane: LaneSetup = LaneSetup()
     traffic: Traffic | None = None
     vehicle: tuple[Vehicle, ...] = ()
@@ -203,8 +234,12 @@ def _check_vehicle(vehicle: Vehicle, where: str) -> None:
             f"{where}, key split_at_m: {vehicle.split_at_m:g} lies outside the vehicle; "
             f"expected less than length_m = {vehicle.length_m:g}"
         )
-    for key in ("gamma", "neutron"):
+    for key in ("gamma", "hidden", "neutron"):
         source = getattr(vehicle, key)
+        if isinstance(source, GammaSource) and source.nuclide not in NUCLIDES:
+            close = difflib.get_close_matches(source.nuclide, NUCLIDES, n=1)
+            hint = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(NUCLIDES)}"
+            raise SceneError(f"{where}, key {key}.nuclide: no such source; {hint}")
         if source is not None and source.offset_m > vehicle.length_m:
             raise SceneError(
                 f"{where}, key {key}.offset_m: {source.offset_m:g} lies behind the vehicle; "

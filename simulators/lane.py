@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulators.clock import SceneClock
+from simulators.kromek import KromekDevice, KromekOptions
 from simulators.metal import MetalWalk, WalkThrough
+from simulators.n42_stream import N42Instrument, N42Server
 from simulators.rpm import Portal, PortalOptions
 from simulators.rpm_server import PortalServer
 from simulators.scales import ToledoScale, Weighbridge
@@ -22,10 +24,13 @@ class LanePorts:
     portal: str
     scale: str
     metal: str
+    spectrometer: str | None = None  # None: the lane has none
 
 
 class LaneSimulator:
     """Plays a scene: portal over TCP, Toledo weighbridge on a pty, metal relays on Modbus TCP.
+
+    Where the scene sets one, also a spectroscopic panel over TCP.
 
     A scene second lasts ``1 / time_scale`` seconds of the wall clock.
     """
@@ -40,6 +45,7 @@ class LaneSimulator:
         self._portal = PortalServer(Portal(scene, portal), unplugs=scene.unplugs)
         self._scale = ToledoScale(Weighbridge(scene.load_kg, seed=scene.exercise.seed))
         self._metal = WalkThrough([MetalWalk(**dataclasses.asdict(walk)) for walk in scene.walks()])
+        self._spectrometer = _spectrometer(scene)
 
     async def start(self) -> LanePorts:
         """Begin the scene and return the ports of its instruments."""
@@ -48,12 +54,16 @@ class LaneSimulator:
             portal=await self._portal.serve_tcp(self._clock),
             scale=await self._scale.serve_pty(self._clock),
             metal=await self._metal.serve_tcp(self._clock),
+            spectrometer=None
+            if self._spectrometer is None
+            else await self._spectrometer.serve_tcp(self._clock),
         )
         return self.ports
 
     async def close(self) -> None:
         """Switch every instrument off."""
-        await asyncio.gather(self._portal.close(), self._scale.close(), self._metal.close())
+        parts = (self._portal, self._scale, self._metal, self._spectrometer)
+        await asyncio.gather(*(part.close() for part in parts if part is not None))
 
     def now_s(self) -> float:
         """Return the scene time [s]; 0 before the start."""
@@ -63,6 +73,15 @@ class LaneSimulator:
     def truth(self) -> tuple[PassageTruth, ...]:
         """What every vehicle is, in order of arrival."""
         return self.scene.truth
+
+
+def _spectrometer(scene: Scene) -> KromekDevice | N42Server | None:
+    name = scene.exercise.spectrometer.instrument
+    if name == "none":
+        return None
+    if name == "rs-350":
+        return N42Server(N42Instrument(scene))
+    return KromekDevice(scene, KromekOptions(model=name))
 
 
 async def run_lane(

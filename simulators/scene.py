@@ -7,6 +7,7 @@ counts from these, and a test asks `Scene.truth` whether the right vehicle was a
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,12 @@ from typing import Literal
 
 import numpy as np
 
-from simulators import physics
+from simulators import physics, spectra
 from simulators.exercise import (
     Exercise,
     Four,
+    GammaSource,
+    NormCargo,
     SceneError,
     Traffic,
     Vehicle,
@@ -64,6 +67,34 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Emitter:
+    """One radiation that reaches the spectroscopic panel, by name, and its mean rate [cps].
+
+    ``matter_g_per_cm2`` lies between it and the detector, as iron.
+    """
+
+    name: str
+    matter_g_per_cm2: float
+    cps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What reaches the spectroscopic panel, means over an interval.
+
+    ``kept`` is what a vehicle leaves of the open background; ``gain`` what the crystal makes of a
+    pulse height.
+    """
+
+    background_cps: float
+    kept: float
+    radon_factor: float
+    sources: tuple[Emitter, ...]
+    neutron_cps: float
+    gain: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassageTruth:
     """What one vehicle was, and what the lane must and may say of it.
 
@@ -81,6 +112,8 @@ class PassageTruth:
     mass_kg: float | None
     metal: bool | None
     portal_unplugged: bool
+    nuclides: tuple[str, ...] = ()
+    categories: tuple[spectra.Category, ...] = ()  # of the nuclides, the gravest first
 
     @property
     def is_complete(self) -> bool:
@@ -255,7 +288,45 @@ class Scene:
                     gamma *= 1.0 + (event.factor - 1.0) * np.array(event.detectors)
                 elif event.kind == "neutron_background":
                     neutron *= event.factor
+        gamma *= 1.0 + spectra.URANIUM_SHARE * (self.radon_factor(scene_s) - 1.0)
         return _four(gamma), neutron
+
+    def radon_factor(self, scene_s: float) -> float:
+        """Return what rain has made of the uranium series in the background; 1: dry."""
+        factor = 1.0
+        for event in self.exercise.event:
+            if event.kind == "radon" and event.at_s <= scene_s < event.at_s + event.for_s:
+                part = (scene_s - event.at_s) / event.for_s
+                height = part / 0.25 if part < 0.25 else (1.0 - part) / 0.75
+                factor *= 1.0 + (event.factor - 1.0) * height
+        return factor
+
+    def gain(self, scene_s: float) -> float:
+        """Return the spectrometer's pulse height over its nominal one."""
+        setup = self.exercise.spectrometer
+        swing = setup.swing_c * math.sin(2.0 * math.pi * scene_s / setup.swing_s)
+        return 1.0 + setup.gain_per_c * (setup.temperature_c + swing - 20.0)
+
+    def mix(self, start_s: float, end_s: float) -> Mix:
+        """Return what reaches the spectroscopic panel over an interval of scene time."""
+        middle = (start_s + end_s) / 2.0
+        setup = self.exercise.spectrometer
+        portal_cps, neutron = self.open_background(middle)
+        scale = setup.background_cps / sum(self.exercise.background.gamma_cps)
+        kept = 1.0
+        sources: list[Emitter] = []
+        for transit in self._near(start_s, end_s):
+            kept *= 1.0 - transit.vehicle.shielding * _shadow(transit, middle)
+            sources += _emitters(transit, start_s, end_s, scale)
+            neutron += _neutron(transit, start_s, end_s)
+        return Mix(
+            background_cps=sum(portal_cps) * scale,
+            kept=kept,
+            radon_factor=self.radon_factor(middle),
+            sources=tuple(sources),
+            neutron_cps=neutron * setup.neutron_share,
+            gain=self.gain(middle),
+        )
 
     def rates(self, start_s: float, end_s: float) -> Rates:
         """Return the mean rates over an interval of scene time."""
@@ -337,6 +408,8 @@ class Scene:
             mass_kg=vehicle.mass_kg,
             metal=None if vehicle.person is None else vehicle.person.metal,
             portal_unplugged=unplugged,
+            nuclides=vehicle_nuclides(vehicle),
+            categories=_categories(vehicle),
         )
 
     def _portal_excess(self, transit: Transit) -> dict[AlarmKind, tuple[float, float, float]]:
@@ -367,7 +440,10 @@ class Scene:
             for edge in (event.at_s, event.at_s + event.for_s):
                 if edge > transit.clear_s + HOLD_IN_S:
                     continue
-                if event.kind == "gamma_background" and edge > transit.vehicle.at_s - 25.0:
+                if (
+                    event.kind in ("gamma_background", "radon")
+                    and edge > transit.vehicle.at_s - 25.0
+                ):
                     unsettled.add("gamma")
                 if event.kind == "neutron_background" and edge > transit.vehicle.at_s - 125.0:
                     unsettled.add("neutron")
@@ -407,7 +483,52 @@ class Scene:
 def _carries(vehicle: Vehicle, kind: str) -> bool:
     if kind == "neutron":
         return vehicle.neutron is not None
-    return vehicle.gamma is not None or vehicle.norm is not None
+    return any(part is not None for part in (vehicle.gamma, vehicle.hidden, vehicle.norm))
+
+
+# Natural cargo screens itself this much on average, as iron; a usual depth, not a measured one.
+_CARGO_G_PER_CM2 = 15.0
+_GRAVEST_FIRST: tuple[spectra.Category, ...] = ("SNM", "industrial", "medical", "NORM")
+
+
+def vehicle_nuclides(vehicle: Vehicle) -> tuple[str, ...]:
+    """Return what is aboard by name, point sources first."""
+    names = [source.nuclide for source in (vehicle.gamma, vehicle.hidden) if source is not None]
+    if vehicle.norm is not None:
+        names += [name for name, share in _series(vehicle.norm) if share > 0]
+    return tuple(dict.fromkeys(names))
+
+
+def _categories(vehicle: Vehicle) -> tuple[spectra.Category, ...]:
+    found = {spectra.NUCLIDES[name].category for name in vehicle_nuclides(vehicle)}
+    return tuple(category for category in _GRAVEST_FIRST if category in found)
+
+
+def _series(norm: NormCargo) -> tuple[tuple[str, float], ...]:
+    total = norm.potassium + norm.uranium + norm.thorium or 1.0
+    return (
+        ("K-40", norm.potassium / total),
+        ("Ra-226", norm.uranium / total),
+        ("Th-232", norm.thorium / total),
+    )
+
+
+def _emitters(transit: Transit, start_s: float, end_s: float, scale: float) -> Iterator[Emitter]:
+    """Yield what the vehicle adds to the spectroscopic panel."""
+    vehicle = transit.vehicle
+    for source in (vehicle.gamma, vehicle.hidden):
+        if source is not None:
+            yield Emitter(
+                name=source.nuclide,
+                matter_g_per_cm2=source.shield_g_per_cm2 + vehicle.container_g_per_cm2,
+                cps=scale * float(_point(transit, source, start_s, end_s)),
+            )
+    if vehicle.norm is not None:
+        cps = scale * vehicle.norm.peak_cps * _spread(transit, start_s, end_s)
+        for name, share in _series(vehicle.norm):
+            if share > 0:
+                matter = _CARGO_G_PER_CM2 + vehicle.container_g_per_cm2
+                yield Emitter(name=name, matter_g_per_cm2=matter, cps=cps * share)
 
 
 def _four(values: np.ndarray) -> Four:
@@ -436,22 +557,31 @@ def _shares(detectors: Four) -> np.ndarray:
     return np.array(detectors) / total if total > 0 else np.zeros(4)
 
 
+def _point(transit: Transit, source: GammaSource, start_s: float, end_s: float) -> float:
+    return source.peak_cps * _passed(transit, source.offset_m, start_s, end_s)
+
+
+def _spread(transit: Transit, start_s: float, end_s: float) -> float:
+    """Return the profile of what is spread over the whole vehicle."""
+    profile = 0.0
+    for part in transit.parts:
+        length = part.rear_m - part.front_m
+        middle = part.front_m + length / 2.0
+        ends = transit.past_beam_m(middle, start_s), transit.past_beam_m(middle, end_s)
+        profile += physics.line_profile(*ends, length) * length / transit.vehicle.length_m
+    return profile
+
+
 def _gamma(transit: Transit, start_s: float, end_s: float) -> np.ndarray:
     """Return the net gamma rate per detector that the vehicle adds [cps]."""
     vehicle = transit.vehicle
     added = np.zeros(4)
-    if vehicle.gamma is not None:
-        profile = _passed(transit, vehicle.gamma.offset_m, start_s, end_s)
-        added += vehicle.gamma.peak_cps * profile * _shares(vehicle.gamma.detectors)
+    for source in (vehicle.gamma, vehicle.hidden):
+        if source is not None:
+            added += _point(transit, source, start_s, end_s) * _shares(source.detectors)
     if vehicle.norm is not None:
-        shares = _shares(vehicle.norm.detectors)
-        for part in transit.parts:
-            length = part.rear_m - part.front_m
-            middle = part.front_m + length / 2.0
-            profile = physics.line_profile(
-                transit.past_beam_m(middle, start_s), transit.past_beam_m(middle, end_s), length
-            )
-            added += vehicle.norm.peak_cps * profile * shares * (length / vehicle.length_m)
+        spread = _spread(transit, start_s, end_s)
+        added += vehicle.norm.peak_cps * spread * _shares(vehicle.norm.detectors)
     return added
 
 

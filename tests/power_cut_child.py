@@ -6,13 +6,16 @@ import asyncio
 import os
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from blob_child import blob
 from delivery_bench import ENCODER, alarm, audit
 
 from agent.clock import Clock
 from agent.delivery import journal as journal_module
 from agent.delivery.journal_thread import Journal
+from agent.records import Alarm
 from agent.settings import JournalOptions
 
 
@@ -32,6 +35,8 @@ async def main(path: Path, begin: int, *, flushes: bool) -> None:
     await journal.open()
     for number in range(begin, begin + 1_000_000):
         record = audit(number) if number % 7 == 0 else alarm(number, text=f"alarm {number}")
+        if isinstance(record, Alarm) and number % 5 == 0:
+            record = replace(record, blobs=(blob(number, 150_000),))
         stored = await journal.append(record)
         os.write(1, f"{stored.stream} {stored.epoch} {stored.seq}\n".encode())
 

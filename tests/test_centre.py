@@ -254,6 +254,22 @@ def test_a_record_counts_only_when_its_blobs_are_whole(broker, gateway, tmp_path
     again.stop()
 
 
+def test_a_blob_that_a_tombstone_names_is_not_waited_for(gateway, centre):
+    named = [{"role": "n42", "sha256": "ab" * 32, "size": 210, "chunks": 2}]
+    gateway.record(1, blobs=named)
+    stone = {"kind": "drop", "stream": "alarm", "blobs": ["ab" * 32], "count": 1}
+    gateway.record(1, stream="audit", kind="drop", data=stone)
+    assert gateway.receipted(1)
+    assert centre.blob("ab" * 32) is None
+    assert list(centre.problems) == []
+
+
+def test_a_chunk_over_the_limit_is_a_problem(gateway, centre):
+    gateway.publish(f"blob/{'ab' * 32}/0", bytes(131_073))
+    assert centre.wait_for(lambda: len(centre.problems) == 1, LIMIT_S)
+    assert "131073 bytes, the limit is 131072" in centre.problems[0]
+
+
 def test_a_restarted_centre_goes_on_from_its_file(broker, gateway, tmp_path):
     options = {"database": tmp_path / "centre.sqlite"}
     centre = started(broker, **options)

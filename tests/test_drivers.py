@@ -24,6 +24,10 @@ STREAMS = [c for c in CAPTURES if c.is_stream]
 TALKERS = [c for c in STREAMS if all(kind == "data" for kind, _ in c.steps())]
 POLLED = [c for c in CAPTURES if not c.is_stream]
 MAX_BUFFERED = 8192
+"""Drivers of longer messages say their own bound: ``BUFFER_LIMIT_BYTES``."""
+MAX_DAMAGES_TIMES_BYTES = 8_000_000
+"""Long captures are damaged at evenly spread places only, or one would take minutes."""
+MAX_CUTS = 300
 GARBAGE = bytes(range(256)) * 3 + b"\x02\x02 12340\r\n\r\n"
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -42,6 +46,11 @@ def pieces(sizes):
         yield data[at:]
 
     return cut
+
+
+def buffer_limit(capture):
+    module = importlib.import_module(f"drivers.{capture.driver}")
+    return getattr(module, "BUFFER_LIMIT_BYTES", MAX_BUFFERED)
 
 
 def is_subsequence(part, whole):
@@ -169,7 +178,7 @@ def test_random_bytes_never_raise_and_split_alike(capture, noise, sizes):
         split = [r for piece in pieces(sizes)(item) for r in parts.feed(piece)]
         assert split == readings
         assert all(isinstance(r, Reading) for r in readings)
-        assert whole.buffered <= MAX_BUFFERED
+        assert whole.buffered <= buffer_limit(capture)
 
 
 @each(STREAMS)
@@ -180,7 +189,7 @@ def test_a_flood_of_one_byte_is_refused_in_bounded_memory(capture, byte):
     for _ in range(40):
         driver.poll()
         readings += driver.feed(bytes([byte]) * 1000)
-        assert driver.buffered <= MAX_BUFFERED
+        assert driver.buffered <= buffer_limit(capture)
     assert good(readings) == []
     assert sum(len(r.raw) for r in readings) <= 41_000
     assert len(readings) <= 41_000
@@ -221,7 +230,8 @@ def test_a_truncated_frame_and_silence_never_mix_with_what_follows(capture):
     steps = capture.steps()
     fresh = [r for r in good(play(capture.make(), steps)) if not isinstance(r, DeviceState)]
     last = max(i for i, (kind, _) in enumerate(steps) if kind == "data")
-    for cut_at in range(1, len(steps[last][1])):
+    length = len(steps[last][1])
+    for cut_at in range(1, length, max(1, length // MAX_CUTS)):
         driver = capture.make()
         cut = [*steps[:last], ("data", steps[last][1][:cut_at])]
         play(driver, cut)
@@ -244,21 +254,36 @@ def test_opened_at_every_offset_only_whole_frames_count(capture):
 # --- damage ---------------------------------------------------------------------------------
 
 
+def spread(steps, places_a_byte):
+    """Return every place, or those evenly spread ones that a long capture has time for."""
+    size = sum(len(data) for kind, data in steps if kind == "data")
+    return max(1, places_a_byte * size * size // MAX_DAMAGES_TIMES_BYTES)
+
+
 def flipped(steps):
+    stride = spread(steps, 8)
     for i, (kind, data) in enumerate(steps):
-        for bit in range(len(data) * 8 if kind == "data" else 0):
+        for bit in range(0, len(data) * 8 if kind == "data" else 0, stride):
             damaged = bytearray(data)
             damaged[bit // 8] ^= 1 << bit % 8
             yield [*steps[:i], ("data", bytes(damaged)), *steps[i + 1 :]]
+
+
+def most_of_one_frame(capture):
+    """Return how many readings one frame gives at most; nearly always one."""
+    driver = capture.make()
+    return max(len(good(play(driver, [step]))) for step in capture.steps())
 
 
 @each([c for c in STREAMS if c.has_integrity])
 def test_every_bit_flip_of_a_frame_with_an_integrity_field_is_refused(capture):
     steps = capture.steps()
     whole = good(play(capture.make(), steps))
+    most = most_of_one_frame(capture)
     for damaged in flipped(steps):
-        readings = good(play(capture.make(), damaged))
-        assert len(readings) == len(whole) - 1
+        # What it asks next may differ: some wait until the line is quiet.
+        readings = good(play(capture.make(), damaged, check_polls=False))
+        assert len(whole) - most <= len(readings) < len(whole)
         assert is_subsequence(readings, whole)
 
 
@@ -278,14 +303,14 @@ def test_a_bit_flip_without_integrity_field_never_raises_nor_passes_as_verified(
 def test_a_lost_or_doubled_byte_is_refused_or_changes_nothing(capture):
     steps = capture.steps()
     whole = good(play(capture.make(), steps))
-    for i, (_, data) in enumerate(steps):
-        for at in range(len(data)):
+    stride, most = spread(steps, 2), most_of_one_frame(capture)
+    for i, (kind, data) in enumerate(steps):
+        for at in range(0, len(data) if kind == "data" else 0, stride):
             for damaged in (data[:at] + data[at + 1 :], data[:at] + data[at : at + 1] + data[at:]):
-                readings = good(
-                    play(capture.make(), [*steps[:i], ("data", damaged), *steps[i + 1 :]])
-                )
+                replayed = [*steps[:i], ("data", damaged), *steps[i + 1 :]]
+                readings = good(play(capture.make(), replayed, check_polls=False))
                 assert is_subsequence(readings, whole)
-                assert len(readings) >= len(whole) - 2
+                assert len(readings) >= len(whole) - 2 * most
 
 
 # --- polled ---------------------------------------------------------------------------------

@@ -482,8 +482,8 @@ def test_two_damaged_stores_of_one_second_are_both_kept(tmp_path) -> None:
 
 def test_a_newer_schema_is_refused(tmp_path) -> None:
     with opened(tmp_path) as store:
-        store._db.execute("UPDATE meta SET value='2' WHERE key='schema'")
-    with pytest.raises(JournalError, match=r"schema 2 is newer .* install the newer checkpointd"):
+        store._db.execute("UPDATE meta SET value='3' WHERE key='schema'")
+    with pytest.raises(JournalError, match=r"schema 3 is newer .* install the newer checkpointd"):
         make(tmp_path).open()
 
 

@@ -40,14 +40,18 @@ WORDS = ("drivers.readings",)
 SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
+    "drivers.n42_xml",
     "drivers.registers",
+    "drivers.slip",
     "drivers.text_lines",
     "drivers.weighing",
+    "drivers.xml_tree",
 )
 CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
 PIPES = ("drivers.transport", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)
 CORE = ("agent.records", "agent.lane")
+EVIDENCE = ("agent.evidence",)
 EDGES = (
     "agent.settings",
     "agent.config",
@@ -55,6 +59,7 @@ EDGES = (
     "agent.health",
     "agent.version",
     "agent.delivery.wire",
+    "agent.delivery.blobs",
     "agent.delivery.snapshots",
 )
 SHELL = ("agent.link", "agent.relay", "agent.delivery")
@@ -69,6 +74,7 @@ RULES = (
     Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
     Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),
     Rule(CORE, (*CORE, *WORDS, *MATHEMATICS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
+    Rule(EVIDENCE, (*EVIDENCE, *CORE, *WORDS, "drivers.xml_tree"), ("numpy",), BARRED_FROM_PURE),
     Rule(
         EDGES,
         (*EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
@@ -175,6 +181,8 @@ def test_every_module_imports_only_what_its_layer_allows():
         ("agent.lane.step", "def f():\n    import logging"),
         ("agent.lane.step", "from agent.settings import LaneConfig"),
         ("agent.records", "import msgspec"),
+        ("agent.evidence.n42", "import lxml.etree"),
+        ("agent.evidence.n42", "from agent.delivery import wire"),
         ("agent.config.load", "from agent.link import Link"),
         ("agent.config.load", "import yaml"),
         ("agent.delivery.wire", "from agent.delivery.journal import Journal"),

@@ -10,6 +10,8 @@ journal without flushes must lose records, or the test proves nothing.
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -99,9 +101,25 @@ def kept(image):
         try:
             rows = db.execute("SELECT stream, epoch, seq FROM record").fetchall()
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert_blobs_are_whole(db)
         finally:
             db.close()
     return set(rows)
+
+
+def assert_blobs_are_whole(db):
+    """What a record on disk names is on disk, and is what its digest says."""
+    named = {
+        blob["sha256"]
+        for (payload,) in db.execute("SELECT payload FROM record WHERE stream='alarm'")
+        for blob in json.loads(payload)["data"].get("blobs", [])
+    }
+    assert named == {name for (name,) in db.execute("SELECT DISTINCT sha256 FROM blob_chunk")}
+    for name in named:
+        chunks = db.execute(
+            "SELECT content FROM blob_chunk WHERE sha256=? ORDER BY number", (name,)
+        )
+        assert hashlib.sha256(b"".join(content for (content,) in chunks)).hexdigest() == name
 
 
 def test_nothing_acknowledged_is_lost_in_power_cuts(image):

@@ -10,7 +10,7 @@ from simulators import physics
 from simulators.exercise import SceneError
 from simulators.scene import HOLD_IN_S, Scene
 
-SCENES = ["demo", "masked-source", "norm-truck", "quiet-day", "training-1"]
+SCENES = ["demo", "masked-source", "norm-truck", "quiet-day", "spectral-day", "training-1"]
 
 
 def scene_of(vehicle: str, rest: str = "", *, seed: int = 1) -> Scene:

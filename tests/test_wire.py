@@ -293,7 +293,7 @@ def test_no_payload_makes_the_receipt_reader_raise(payload) -> None:
 
 def test_each_schema_is_sound_and_used_by_one_message() -> None:
     schemas = sorted(path.name for path in (MESSAGES / "schemas").glob("*.json"))
-    used = {schema.rsplit("/", 1)[1] for _, schema in channels().values()}
+    used = {schema.rsplit("/", 1)[1] for _, schema in channels().values() if schema}
     assert schemas == sorted(used)
     for name in schemas:
         jsonschema.Draft202012Validator.check_schema(

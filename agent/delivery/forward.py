@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from agent.clock import Backoff, Clock
@@ -34,6 +34,8 @@ LIVE_IN_FLIGHT: Final = 100
 REFUSALS: Final = 5
 """A record refused for a passing reason so often is parked."""
 RETRY_S: Final = 5.0
+CHUNK_RETRY_S: Final = 1.0
+"""After so long a chunk that the journal could not give is asked for again."""
 _PACKET_OVERHEAD_BYTES: Final = 64
 _NO_SUBSCRIBERS: Final = 0x10
 # MQTT 5.0, 3.4.2.1: not authorised, topic name invalid, payload format invalid: no use in trying
@@ -73,7 +75,8 @@ class Uplink:
     Promises: a record leaves the store only by a receipt (or, where ``delivery`` is "puback", by
     the broker's acknowledgement); it is never given to paho while it is in flight; a live alarm
     goes before all backlog; a record the broker will not take is parked and the rest flows on;
-    nothing the broker or the network does raises out of ``run``.
+    nothing the broker or the network does raises out of ``run``. The chunks of a record's blobs are
+    acknowledged, one after the other, before the record goes.
 
     After a connection is made what was never acknowledged goes first, and then, at the lowest rank,
     what the broker had acknowledged and the centre has not receipted: a broker's acknowledgement is
@@ -112,9 +115,12 @@ class Uplink:
         self._stop = asyncio.Event()
         self._answered = asyncio.Event()
         self._in_flight: dict[int, _Flight] = {}
+        self._carrying: Item | None = None
+        """The chunk that is being read, sent or refused; a second one waits for it."""
         self._live_mids: set[int] = set()
         self._refusals: Counter[tuple[Stream, int]] = Counter()
         self._fetching: asyncio.Task[None] | None = None
+        self._fetching_chunk: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watches: dict[Stream, ReceiptWatch] = {}
         self._lost_soon = 0
@@ -286,6 +292,7 @@ class Uplink:
         about = Item(topic=self._identity.about_topic, payload=self._about())
         self._in_flight.clear()
         self._live_mids.clear()
+        self._carrying = None
         self._outbox.begin([Item(topic=topic, payload=online), about], sent)
         self._is_ready = True
         self._last_error = None
@@ -350,10 +357,13 @@ class Uplink:
         window = self._connection.window(self._options.window)
         now_s = _now_s()
         while len(self._in_flight) < window:
-            item = self._outbox.next(now_s)
+            item = self._outbox.next(now_s, may_carry=self._carrying is None)
             if item is None:
                 break
-            self._publish(item)
+            if item.chunk is not None:
+                self._carry(item)
+            else:
+                self._publish(item)
         self._fetch()
         self._arm_timer(now_s)
 
@@ -364,7 +374,12 @@ class Uplink:
         if size > limit:
             self._give_up(item, f"{len(item.payload)} bytes, the limit is {limit}")
             return
-        mid = self._connection.publish(item.topic, item.payload, is_retained=item.stored is None)
+        mid = self._connection.publish(
+            item.topic,
+            item.payload,
+            is_retained=item.stored is None,
+            is_opaque=item.chunk is not None,
+        )
         if mid is None:
             self._give_up(item, "its topic or payload is no MQTT message")
             return
@@ -380,6 +395,34 @@ class Uplink:
         self._count["parked"] += 1
         log.error("uplink parked %s/%s/%d: %s", stored.stream, stored.epoch, stored.seq, reason)
         self._journal.park(stored.stream, stored.epoch, stored.seq, reason)
+        if item.chunk is not None:
+            self._outbox.abandon(stored)
+            self._carrying = None
+
+    def _carry(self, item: Item) -> None:
+        """Send a chunk once it has been read from disk; no second one meanwhile."""
+        self._carrying = item
+        reading = self._read_chunk(item, self._connection)
+        self._fetching_chunk = asyncio.get_running_loop().create_task(reading)
+
+    async def _read_chunk(self, item: Item, connection: Connection | None) -> None:
+        chunk = item.chunk
+        assert chunk is not None
+        while True:
+            try:
+                content = await self._journal.blob_chunk(chunk.sha256, chunk.number)
+                break
+            except JournalError as exc:
+                log.warning("uplink journal unreadable: %s", exc)
+                await asyncio.sleep(CHUNK_RETRY_S)
+        if self._carrying is not item or self._connection is not connection:
+            return
+        if content is None:  # dropped meanwhile, and its tombstone says so
+            self._carrying = None
+        else:
+            topic = wire.blob_topic(self._identity, chunk.sha256, chunk.number)
+            self._publish(replace(item, topic=topic, payload=content))
+        self._pump()
 
     def _fetch(self) -> None:
         wanted = self._outbox.wants()
@@ -459,8 +502,13 @@ class Uplink:
         self._count["acknowledged"] += 1
         if event.code == _NO_SUBSCRIBERS:
             self._count["no_subscribers"] += 1
+        chunk = flight.item.chunk
         if event.code >= 0x80:
             self._on_refused(flight.item, event)
+        elif chunk is not None:
+            self._carrying = None
+            if chunk.is_last:
+                self._outbox.carried(chunk.sha256)
         elif flight.item.stored is not None and not flight.item.is_repeat:
             stored = flight.item.stored
             if self._refusals:

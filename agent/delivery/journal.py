@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.clock import Clock
-from agent.delivery import retention
+from agent.delivery import blobs, retention
+from agent.delivery.blobs import StoredBlob
 from agent.delivery.retention import EventKind, JournalEvent, Reserve
 from agent.delivery.snapshots import Stream, StreamState
 from agent.delivery.wire import STREAMS, WireError, iso, stream_of
-from agent.records import Alarm, Audit, Record
+from agent.records import Alarm, Audit, Blob, Record
 from agent.settings import JournalOptions
 
 Encode = Callable[[Record, str, int, int], tuple[str, bytes]]
 """(record, epoch, seq, recorded [µs UTC]) → topic and bytes; may raise WireError."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""1 knew no blobs; such a store is brought up when opened."""
 RELEASE_ROWS: Final = 256
 """So many receipted records are deleted in one transaction, so that an alarm never waits long."""
 CHECK_BYTES: Final = 16 << 20
@@ -52,6 +54,7 @@ _SCHEMA: Final = (
         PRIMARY KEY (stream, epoch, seq)
     )""",
     "CREATE INDEX record_parked ON record (stream, seq) WHERE state = 2",
+    *blobs.SCHEMA,
 )
 # state of a record: 0 not yet acknowledged by the broker, 1 acknowledged, 2 parked
 _UNSENT, _SENT, _PARKED = 0, 1, 2
@@ -70,6 +73,8 @@ class Stored:
     seq: int
     topic: str
     payload: bytes
+    blobs: tuple[StoredBlob, ...] = ()
+    """What of the blobs that it names stands in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +233,8 @@ class Store:
                 f"journal {self._path}: schema {version} is newer than this program's "
                 f"{SCHEMA_VERSION}; install the newer checkpointd or move the file aside"
             )
+        if int(version) < SCHEMA_VERSION:
+            self._upgrade(db)
         (self._page_bytes,) = db.execute("PRAGMA page_size").fetchone()
         parked = dict(
             db.execute("SELECT stream, min(seq) FROM record WHERE state = 2 GROUP BY stream")
@@ -248,6 +255,14 @@ class Store:
             )
         if set(self._counters) != set(STREAMS):
             raise _Damage("a stream is missing")
+
+    def _upgrade(self, db: sqlite3.Connection) -> None:
+        """Bring a store of schema 1 up; all of it or nothing."""
+        db.execute("BEGIN IMMEDIATE")
+        for table in blobs.SCHEMA:
+            db.execute(table)
+        db.execute("UPDATE meta SET value=? WHERE key='schema'", (str(SCHEMA_VERSION),))
+        db.execute("COMMIT")
 
     def _replace(self, damage: sqlite3.Error) -> None:
         """Move the damaged database aside and begin a new one."""
@@ -368,7 +383,7 @@ class Store:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         if was_freed:
             return True
-        order = retention.DROP_ORDER if is_vital else retention.DROP_ORDER[:1]
+        order = retention.DROP_ORDER if is_vital else retention.FOR_PASSAGE
         try:
             results = self._transact(self._db, [lambda: self._drop(order, "the disk is full")])
         except sqlite3.Error:
@@ -393,10 +408,18 @@ class Store:
     # ------------------------------------------------------------ work items: within ``run``
 
     def append(self, record: Record, encode: Encode | None = None) -> Stored:
-        """Give the record its number and store its bytes; a work item of ``run``."""
+        """Give the record its number and store its bytes and blobs; a work item of ``run``.
+
+        Where there is no room for its blobs it is stored all the same, and a tombstone says so.
+        """
         stream = stream_of(record)
         self._make_room(stream)
-        return self._insert(record, stream, encode or self.encode)
+        parts = blobs.blobs_of(record)
+        reason = self._make_room_for_blobs(stream, parts)
+        stored = self._insert(record, stream, encode or self.encode, parts if not reason else ())
+        if reason:
+            self._entomb_blobs(stream, [blob.sha256 for blob in parts], reason)
+        return stored
 
     def mark_sent(self, stream: Stream, epoch: str, seqs: Sequence[int]) -> None:
         """Remember that the broker has these; a work item of ``run``."""
@@ -511,6 +534,15 @@ class Store:
             self._counters[stream] = replace(counter, first_unsent=first)
         return found
 
+    def blob_chunk(self, sha256: str, number: int) -> bytes | None:
+        """Return one chunk, or None: the store no longer has it."""
+        row = (
+            self._connection()
+            .execute("SELECT content FROM blob_chunk WHERE sha256=? AND number=?", (sha256, number))
+            .fetchone()
+        )
+        return None if row is None else bytes(row[0])
+
     def unreceipted(self, stream: Stream, after_seq: int, limit: int) -> list[Stored]:
         """Return records the broker has acknowledged and the centre has not, oldest first."""
         return self._select(stream, _SENT, max(after_seq, self._counters[stream].receipted), limit)
@@ -548,13 +580,20 @@ class Store:
 
     def _select(self, stream: Stream, state: int, after_seq: int, limit: int) -> list[Stored]:
         rows = self._connection().execute(
-            "SELECT seq, topic, payload FROM record "
+            f"SELECT seq, topic, payload, {blobs.OF_RECORD} FROM record "  # noqa: S608 - our own constant
             "WHERE stream=? AND epoch=? AND seq>? AND state=? ORDER BY seq LIMIT ?",
             (stream, self._epoch, after_seq, state, limit),
         )
         return [
-            Stored(stream=stream, epoch=self._epoch, seq=seq, topic=topic, payload=payload)
-            for seq, topic, payload in rows
+            Stored(
+                stream=stream,
+                epoch=self._epoch,
+                seq=seq,
+                topic=topic,
+                payload=payload,
+                blobs=blobs.named(parts),
+            )
+            for seq, topic, payload, parts in rows
         ]
 
     def _stream_state(self, stream: Stream) -> StreamState:
@@ -578,7 +617,9 @@ class Store:
             oldest_unsent_s=None if oldest is None else max(0.0, (now_us - oldest[0]) / 1e6),
         )
 
-    def _insert(self, record: Record, stream: Stream, encode: Encode) -> Stored:
+    def _insert(
+        self, record: Record, stream: Stream, encode: Encode, parts: Sequence[Blob] = ()
+    ) -> Stored:
         counter = self._counters[stream]
         seq, recorded_us = counter.last + 1, self._clock.stamp().utc_us
         topic, payload = encode(record, self._epoch, seq, recorded_us)
@@ -594,9 +635,36 @@ class Store:
             (seq, counter.first_unsent - 1, stream),
         )
         self._counters[stream] = replace(counter, last=seq)
-        stored = Stored(stream=stream, epoch=self._epoch, seq=seq, topic=topic, payload=payload)
+        stored = Stored(
+            stream=stream,
+            epoch=self._epoch,
+            seq=seq,
+            topic=topic,
+            payload=payload,
+            blobs=self._insert_blobs(stream, seq, parts),
+        )
         self._stored.append(stored)
         return stored
+
+    def _insert_blobs(
+        self, stream: Stream, seq: int, parts: Sequence[Blob]
+    ) -> tuple[StoredBlob, ...]:
+        db = self._connection()
+        found: dict[str, StoredBlob] = {}
+        for blob in parts:
+            chunks = blobs.chunks_of(blob.data)
+            each = StoredBlob(blob.sha256, len(chunks))
+            found[each.sha256] = each
+            # Bytes that another record has brought already are kept once.
+            db.executemany(
+                "INSERT OR IGNORE INTO blob_chunk VALUES (?, ?, ?)",
+                [(each.sha256, number, chunk) for number, chunk in enumerate(chunks)],
+            )
+            db.execute(
+                "INSERT OR IGNORE INTO record_blob VALUES (?, ?, ?, ?, ?)",
+                (stream, self._epoch, seq, each.sha256, each.chunks),
+            )
+        return tuple(found.values())
 
     def _make_room(self, stream: Stream) -> None:
         """Drop what the cap no longer allows, before a record of this stream is stored."""
@@ -608,7 +676,7 @@ class Store:
         if used_bytes + 2 * self._page_bytes <= cap_bytes:
             return
         self.release_receipted()
-        order = retention.DROP_ORDER[:1] if stream == "pass" else retention.DROP_ORDER
+        order = retention.FOR_PASSAGE if stream == "pass" else retention.DROP_ORDER
         while self._used_bytes() + 2 * self._page_bytes > cap_bytes:
             if not self._drop(order, reason):
                 break
@@ -618,18 +686,74 @@ class Store:
                 "the passage is not kept, make room or raise [journal] max_bytes"
             )
 
-    def _drop(self, order: Sequence[str], reason: str) -> int:
-        """Delete a few records in the order given, leave tombstones, return how many went."""
+    def _make_room_for_blobs(self, stream: Stream, parts: Sequence[Blob]) -> str | None:
+        """Drop what may go for a record's blobs; return why they cannot be kept, or None."""
+        size_bytes = sum(len(blob.data) for blob in parts)
+        if size_bytes == 0:
+            return None
+        limit_bytes = min(blobs.BLOBS_LIMIT_BYTES, self._max_bytes // blobs.STORE_SHARE)
+        if size_bytes > limit_bytes:
+            return f"{size_bytes} bytes, the limit is {limit_bytes}"
+        if self._tight_bytes is not None:
+            return "the disk is full"
+        # A page of a chunk that is not full, and the record itself.
+        need_bytes = size_bytes + size_bytes // 16 + (2 + len(parts)) * self._page_bytes
+        if self._used_bytes() + need_bytes > self._max_bytes:
+            self.release_receipted()
+        while self._used_bytes() + need_bytes > self._max_bytes:
+            if not self._drop(retention.FOR_BLOBS[stream], "the store is full"):
+                return "the store is full"
+        return None
+
+    def _drop(self, order: Sequence[retention.Drop], reason: str) -> int:
+        """Delete a few records or blobs in the order given, with tombstones; return how many."""
+        for step in order:
+            drop = self._drop_blobs if step.is_blobs else self._drop_records
+            count = drop(step.condition, reason)
+            if count:
+                return count
+        return 0
+
+    def _drop_blobs(self, condition: str, reason: str) -> int:
+        """Delete the blobs of a few records; the records themselves stay."""
         db = self._connection()
-        for condition in order:
-            rows = db.execute(
-                f"SELECT rowid, stream, seq FROM record WHERE {condition} LIMIT ?",  # noqa: S608 - our own constant
-                (retention.DROP_ROWS,),
-            ).fetchall()
-            if rows:
-                break
-        else:
-            return 0
+        rows = db.execute(
+            f"SELECT stream, epoch, seq, sha256 FROM record_blob WHERE {condition} LIMIT ?",  # noqa: S608 - our own constant
+            (retention.DROP_BLOBS,),
+        ).fetchall()
+        db.executemany(
+            "DELETE FROM record_blob WHERE stream=? AND epoch=? AND seq=? AND sha256=?", rows
+        )
+        gone = [sha256 for *_, sha256 in rows if self.blob_chunk(sha256, 0) is None]
+        if gone:
+            self._entomb_blobs(rows[0][0], sorted(set(gone)), reason)
+        return len(rows)
+
+    def _entomb_blobs(self, stream: Stream, digests: Sequence[str], reason: str) -> None:
+        """Say which blobs the centre need not wait for."""
+        data: dict[str, object] = {
+            "stream": stream,
+            "epoch": self._epoch,
+            "blobs": list(digests),
+            "count": len(digests),
+            "reason": reason,
+        }
+        tombstone = Audit(stamp=self._clock.stamp(), kind="drop", data=data)
+        self._insert(tombstone, "audit", self.encode)
+        self._report(
+            "dropped",
+            f"{len(digests)} blobs of {stream} are not kept: {reason}",
+            stream=stream,
+            count=len(digests),
+            reason=reason,
+        )
+
+    def _drop_records(self, condition: str, reason: str) -> int:
+        db = self._connection()
+        rows = db.execute(
+            f"SELECT rowid, stream, seq FROM record WHERE {condition} LIMIT ?",  # noqa: S608 - our own constant
+            (retention.DROP_ROWS,),
+        ).fetchall()
         db.executemany("DELETE FROM record WHERE rowid=?", [(rowid,) for rowid, _, _ in rows])
         for stream in STREAMS:
             seqs = sorted(seq for _, name, seq in rows if name == stream)

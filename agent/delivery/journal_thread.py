@@ -125,6 +125,10 @@ class Journal:
         """Return what the broker has and the centre has not receipted; raises JournalError."""
         return await self._read(lambda: self._store.unreceipted(stream, after_seq, limit))
 
+    async def blob_chunk(self, sha256: str, number: int) -> bytes | None:
+        """Return one chunk of a blob, or None: it has been dropped; raises JournalError."""
+        return await self._read(lambda: self._store.blob_chunk(sha256, number))
+
     def mark_sent(self, stream: Stream, epoch: str, seqs: Sequence[int]) -> None:
         """Remember, within ``group_s``, that the broker has these; a lost mark is a re-send."""
         self._put(lambda: self._store.mark_sent(stream, epoch, seqs), is_vital=False)

@@ -4,14 +4,18 @@ Order: what greets a new connection; live alarms; retained snapshots, the newest
 then alarm before audit before pass, oldest first within a stream; last, what the broker had
 acknowledged before this connection began and the centre has not receipted. Records from disk are
 paced, live ones are not. A record is taken from here once in a connection.
+
+A record that names blobs is taken as its chunks, one after the other, and then itself; meanwhile
+its stream waits, but for live alarms that have none.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from agent.delivery.blobs import StoredBlob
 from agent.delivery.journal import Stored
 from agent.delivery.snapshots import Stream
 from agent.delivery.wire import STREAMS
@@ -25,7 +29,19 @@ REPEAT_AFTER_S: Final = 300.0
 """One that is silent gets the oldest records again after so long, then after twice that."""
 REPEAT_CAP_S: Final = 3600.0
 REPEAT_ROWS: Final = 1000
+CARRIED_LIMIT: Final = 256
+"""So many blobs are remembered as carried in a connection; a record that names one of them again
+does without."""
 _BURST_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One part of a blob."""
+
+    sha256: str
+    number: int
+    is_last: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +53,8 @@ class Item:
     stored: Stored | None = None
     is_repeat: bool = False
     """The broker has acknowledged it before this connection."""
+    chunk: Chunk | None = None
+    """Set where it is a part of a blob of ``stored``; topic and payload are found by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +148,9 @@ class Outbox:
         self._live: deque[Stored] = deque()
         self._queues: dict[Stream, _Queue] = {stream: _Queue() for stream in STREAMS}
         self._repeats: dict[Stream, _Repeat] = {}
+        self._parts: dict[Stream | None, deque[Item]] = {}
+        """What is left of the record with blobs that a stream is at; None: of the repeats."""
+        self._carried: dict[str, None] = {}
 
     def begin(self, greeting: list[Item], sent: dict[Stream, int]) -> None:
         """Start a connection: greet, then all retained, then everything unsent, then repeats.
@@ -141,6 +162,8 @@ class Outbox:
         self._live.clear()
         self._queues = {stream: _Queue() for stream in STREAMS}
         self._repeats = {}
+        self._parts = {}
+        self._carried = {}
         self.repeat(sent)
 
     def repeat(self, sent: dict[Stream, int]) -> None:
@@ -177,17 +200,36 @@ class Outbox:
         else:
             queue.has_missed = True
 
-    def next(self, now_s: float) -> Item | None:
-        """Return what to publish now, or None: nothing, or not yet."""
+    def next(self, now_s: float, *, may_carry: bool = True) -> Item | None:
+        """Return what to publish now, or None: nothing, or not yet.
+
+        ``may_carry`` False: neither a chunk nor a record that waits behind its chunks.
+        """
         if self._greeting:
             return self._greeting.popleft()
         if self._live:
-            return _item(self._live.popleft())
+            item = self._next_live(may_carry=may_carry)
+            if item is not None:
+                return item
         if self._pending:
             topic = next(iter(self._pending))
             del self._pending[topic]
             return Item(topic=topic, payload=self._retained[topic])
-        return self._next_in_turn(now_s) or self._next_repeat(now_s)
+        return self._next_in_turn(now_s, may_carry=may_carry) or self._next_repeat(
+            now_s, may_carry=may_carry
+        )
+
+    def carried(self, sha256: str) -> None:
+        """Note that the broker has all of a blob: another record may name it in this connection."""
+        self._carried[sha256] = None
+        if len(self._carried) > CARRIED_LIMIT:
+            del self._carried[next(iter(self._carried))]
+
+    def abandon(self, stored: Stored) -> None:
+        """Send no more parts of a record: one of them cannot go."""
+        for rank, parts in list(self._parts.items()):
+            if parts and parts[0].stored is stored:
+                del self._parts[rank]
 
     def wait_s(self, now_s: float) -> float | None:
         """Return after how long ``next`` may have more [s]; None: only once something comes."""
@@ -232,7 +274,8 @@ class Outbox:
     def is_live_empty(self) -> bool:
         """Return whether nothing fresh waits; the backlog on disk may be long."""
         fresh = any(queue.fresh for queue in self._queues.values())
-        return not (self._greeting or self._live or self._pending or fresh)
+        parts = any(self._parts.get(stream) for stream in STREAMS)
+        return not (self._greeting or self._live or self._pending or fresh or parts)
 
     @property
     def is_caught_up(self) -> bool:
@@ -240,31 +283,71 @@ class Outbox:
         queues = self._queues.values()
         return self.is_live_empty and all(each.is_drained and not each.rows for each in queues)
 
-    def _next_in_turn(self, now_s: float) -> Item | None:
+    def _next_live(self, *, may_carry: bool) -> Item | None:
+        """Return a live alarm: those without blobs first, they never wait for a chunk."""
+        for place, stored in enumerate(self._live):
+            if not stored.blobs:
+                del self._live[place]
+                return _item(stored)
+        if may_carry and not self._parts.get("alarm"):
+            return self._take(self._live.popleft(), "alarm")
+        return None
+
+    def _next_in_turn(self, now_s: float, *, may_carry: bool) -> Item | None:
         is_blocked = False
-        for queue in self._queues.values():
-            if queue.fresh:
-                return _item(queue.fresh.popleft())
-            if queue.rows and not is_blocked and self._may_send(now_s):
-                return _item(queue.rows.popleft())
+        for stream, queue in self._queues.items():
+            if self._parts.get(stream):
+                if may_carry:
+                    return self._parts[stream].popleft()
+                is_blocked = True
+                continue
+            source = queue.fresh or queue.rows
+            may_go = bool(source) and (may_carry or not source[0].blobs)
+            if may_go and queue.fresh:
+                return self._take(queue.fresh.popleft(), stream)
+            if may_go and not is_blocked and self._may_send(now_s):
+                return self._take(queue.rows.popleft(), stream)
             is_blocked = is_blocked or bool(queue.rows) or not queue.is_drained
         return None
 
-    def _next_repeat(self, now_s: float) -> Item | None:
+    def _next_repeat(self, now_s: float, *, may_carry: bool) -> Item | None:
         if not all(each.is_drained and not each.rows for each in self._queues.values()):
             return None
+        if self._parts.get(None):
+            return self._parts[None].popleft() if may_carry else None
         for repeat in self._repeats.values():
-            if repeat.rows and self._may_send(now_s):
-                return _item(repeat.rows.popleft(), is_repeat=True)
+            may_go = bool(repeat.rows) and (may_carry or not repeat.rows[0].blobs)
+            if may_go and self._may_send(now_s):
+                return self._take(repeat.rows.popleft(), None)
             if repeat.rows or not repeat.is_done:
                 return None
         return None
+
+    def _take(self, stored: Stored, rank: Stream | None) -> Item:
+        """Return the record, or the first chunk of its blobs with the rest laid by."""
+        record = _item(stored, is_repeat=rank is None)
+        parts = deque(
+            replace(record, topic="", payload=b"", chunk=chunk)
+            for blob in stored.blobs
+            # A centre that has not receipted may have lost them, so a repeat brings all.
+            if rank is None or blob.sha256 not in self._carried
+            for chunk in _chunks(blob)
+        )
+        parts.append(record)
+        first = parts.popleft()
+        self._parts[rank] = parts
+        return first
 
     def _may_send(self, now_s: float) -> bool:
         if now_s < self._allowed_s:
             return False
         self._allowed_s = max(self._allowed_s, now_s - _BURST_S) + self._step_s
         return True
+
+
+def _chunks(blob: StoredBlob) -> list[Chunk]:
+    last = blob.chunks - 1
+    return [Chunk(blob.sha256, number, number == last) for number in range(blob.chunks)]
 
 
 def _item(stored: Stored, *, is_repeat: bool = False) -> Item:

@@ -1,7 +1,8 @@
 """What leaves the store when there is no room, and the reserve that the last alarms fit into.
 
-Order: passages, oldest first (receipted ones have left already), then ``updated`` phases of
-alarms, then the oldest of alarm and audit. Every drop is told in a tombstone by the caller.
+Order, oldest first in each (what is receipted has left already): blobs of passages, passages, blobs
+of alarms, ``updated`` phases of alarms, alarm and audit. Every drop is told in a tombstone by the
+caller.
 """
 
 from __future__ import annotations
@@ -16,13 +17,33 @@ WARN_PERCENT: Final = (70, 85, 95)
 DROP_ROWS: Final = 64
 """So many records leave at once, so that not every new record needs a drop."""
 
-PASSAGES: Final = "stream = 'pass' ORDER BY seq"
+DROP_BLOBS: Final = 4
+"""So many blobs leave at once: each may be as large as thousands of records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """One step of the order: SQL on the table ``record``, or ``record_blob`` for blobs."""
+
+    condition: str
+    is_blobs: bool = False
+
+
+_PASSAGE_BLOBS: Final = Drop("stream = 'pass' ORDER BY seq", is_blobs=True)
+_PASSAGES: Final = Drop("stream = 'pass' ORDER BY seq")
+_ALARM_BLOBS: Final = Drop("stream = 'alarm' ORDER BY seq", is_blobs=True)
 DROP_ORDER: Final = (
-    PASSAGES,
-    "stream = 'alarm' AND is_update = 1 ORDER BY seq",
-    "stream IN ('alarm', 'audit') ORDER BY rowid",
+    _PASSAGE_BLOBS,
+    _PASSAGES,
+    _ALARM_BLOBS,
+    Drop("stream = 'alarm' AND is_update = 1 ORDER BY seq"),
+    Drop("stream IN ('alarm', 'audit') ORDER BY rowid"),
 )
-"""SQL on the table ``record``: what goes first, first."""
+"""What goes first, first."""
+FOR_PASSAGE: Final = DROP_ORDER[:2]
+"""What may go for a passage to be kept; a passage never drives out an alarm."""
+FOR_BLOBS: Final = {"pass": DROP_ORDER[:1], "alarm": DROP_ORDER[:3]}
+"""What may go for a record's blobs to be kept; blobs never drive out an alarm."""
 
 
 EventKind = Literal[

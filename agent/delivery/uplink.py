@@ -122,6 +122,7 @@ class Connection:
         self._last_log = ""
         self._client = self._make_client(identity, will)
         self._record_properties = _properties(ContentType="application/cloudevents+json")
+        self._chunk_properties = _properties(ContentType="application/octet-stream")
         self._snapshot_properties = _properties(ContentType="application/json")
         self._live_properties = _properties(MessageExpiryInterval=LIVE_EXPIRY_S)
         self._thread = threading.Thread(target=self._serve, name="mqtt", daemon=True)
@@ -169,9 +170,16 @@ class Connection:
         """Return how many publishes may be in flight: what is wanted, what the broker allows."""
         return min(wanted, self._receive_maximum)
 
-    def publish(self, topic: str, payload: bytes, *, is_retained: bool) -> int | None:
-        """Hand a QoS 1 message to the socket and return its id; None: it is no MQTT message."""
+    def publish(
+        self, topic: str, payload: bytes, *, is_retained: bool, is_opaque: bool = False
+    ) -> int | None:
+        """Hand a QoS 1 message to the socket and return its id; None: it is no MQTT message.
+
+        ``is_opaque``: a part of a blob, of no type by itself.
+        """
         properties = self._snapshot_properties if is_retained else self._record_properties
+        if is_opaque:
+            properties = self._chunk_properties
         try:
             sent = self._client.publish(
                 topic,
@@ -221,6 +229,7 @@ class Connection:
         except (OSError, ValueError) as exc:
             text = _reason(exc)
         finally:
+            _let_go(self._client)
             self._post(self._end, f"{self.name}: {text}")
 
     def _connect(self) -> None:
@@ -323,6 +332,12 @@ class Connection:
     def _end(self, text: str) -> None:
         if not self.ended.done():
             self.ended.set_result(text)
+
+
+def _let_go(client: paho.Client) -> None:
+    """Take our methods from it: in a circle with us it would keep its sockets open."""
+    client.on_connect = client.on_disconnect = client.on_publish = None
+    client.on_message = client.on_subscribe = client.on_log = None
 
 
 def _let_the_loop_write(_client: paho.Client, _userdata: object, _socket: object) -> None:

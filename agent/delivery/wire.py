@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import rfc8785
 
+from agent.delivery.blobs import blobs_of, chunk_count
 from agent.delivery.snapshots import (
     About,
     ConfigReport,
@@ -24,7 +25,7 @@ from agent.delivery.snapshots import (
     Status,
     Stream,
 )
-from agent.records import Alarm, Audit, LaneSnapshot, Passage, Record, Stamp, Timed
+from agent.records import Alarm, Audit, Blob, LaneSnapshot, Passage, Record, Stamp, Timed
 from drivers.readings import (
     GammaBackground,
     GammaCounts,
@@ -170,6 +171,11 @@ def encode(
     return _canonical(envelope)
 
 
+def blob_topic(identity: Identity, sha256: str, number: int) -> str:
+    """Return the topic of one chunk of a blob; numbers begin at 0."""
+    return f"{identity.prefix}/blob/{sha256}/{number}"
+
+
 def iso(utc_us: int) -> str:
     """Return UTC with microseconds and a Z, from microseconds since 1970; raises WireError."""
     try:
@@ -192,15 +198,28 @@ def _data(record: Record, software: str) -> dict[str, object]:
         "software": software,
     }
     for name in _names(type(record)):
-        if name == "stamp" or (name == "data" and isinstance(record, Audit)):
+        if name in ("stamp", "blobs") or (name == "data" and isinstance(record, Audit)):
             continue
         data[name] = _plain(getattr(record, name), name)
+    blobs = blobs_of(record)
+    if blobs:
+        data["blobs"] = [_named(blob) for blob in blobs]
     if isinstance(record, Audit):
         for name, value in record.data.items():
             if name in data:
                 raise WireError(f"audit {record.kind}: member {name!r} is taken, name it otherwise")
             data[name] = _plain(value, name)
     return data
+
+
+def _named(blob: Blob) -> dict[str, object]:
+    return {
+        "role": blob.role,
+        "media_type": blob.media_type,
+        "sha256": blob.sha256,
+        "size": len(blob.data),
+        "chunks": chunk_count(len(blob.data)),
+    }
 
 
 def _names(kind: type) -> tuple[str, ...]:

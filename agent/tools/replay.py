@@ -22,6 +22,7 @@ from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, LinkChange, Passage, Record, Stamp, Stop, Timed
 from agent.settings import LaneConfig
 from agent.tools.daily import read_daily
+from agent.tools.n42_replay import RecordedReading, is_n42, read_n42_file
 from agent.tools.recording import (
     CapturedBytes,
     CapturedLink,
@@ -34,6 +35,7 @@ from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
 NAME = "replay"
+Line = CaptureLine | RecordedReading
 PORTAL_SETTINGS = frozenset({"nsigma", "intervals", "algorithms"})
 
 
@@ -41,8 +43,8 @@ PORTAL_SETTINGS = frozenset({"nsigma", "intervals", "algorithms"})
 class ReplayOptions:
     """How a recording is read.
 
-    ``device`` None: the lane's only portal takes a daily file. ``overrides`` are the ``--set``
-    texts; portal settings among them outrank what the recording carries.
+    ``device`` None: the lane's only portal takes a daily file or an N42 file. ``overrides`` are the
+    ``--set`` texts; portal settings among them outrank what the recording carries.
     """
 
     device: str | None = None
@@ -119,7 +121,7 @@ class Replay:
         lane: LaneConfig,
         rules: LaneRules,
         encoder: Encoder,
-        lines: Iterable[CaptureLine | None],
+        lines: Iterable[Line | None],
     ) -> None:
         self.summary = Summary()
         self._recording = recording
@@ -149,7 +151,8 @@ class Replay:
         if self.summary.first_us is not None:
             yield from self._take(Stop(stamp=_stamp(self.summary.last_us, self.summary.last_us)))
 
-    def _events(self, line: CaptureLine, stamp: Stamp) -> Iterator[LaneEvent]:
+    def _events(self, line: Line, stamp: Stamp) -> Iterator[LaneEvent]:
+        readings: Iterable[Reading]
         driver = self._drivers.get(line.device)
         if driver is None:
             raise RecordingError(
@@ -157,7 +160,9 @@ class Replay:
                 f"{self._rules.lane_id} does not have; known are {', '.join(self._drivers)}"
             )
         is_polled = line.device in self._polled
-        if isinstance(line, CapturedLink):
+        if isinstance(line, RecordedReading):
+            readings = (line.reading,)
+        elif isinstance(line, CapturedLink):
             readings = driver.silence()
             yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
         elif isinstance(line, CapturedBytes) and not is_polled:
@@ -209,9 +214,7 @@ def _stamp(utc_us: int, mono_us: int) -> Stamp:
     return Stamp(utc_us=utc_us, mono_us=mono_us, boot=NAME)
 
 
-def _lines(
-    recording: Path, lane: LaneConfig, options: ReplayOptions
-) -> Iterator[CaptureLine | None]:
+def _lines(recording: Path, lane: LaneConfig, options: ReplayOptions) -> Iterator[Line | None]:
     """Return the recording's lines whatever its kind; None: a line without a time."""
     with recording.open("rb") as file:
         head = file.read(4096).lstrip()
@@ -219,6 +222,8 @@ def _lines(
         raise RecordingError(f"{recording}: the recording is empty")
     if head.startswith(b"{"):
         return read_capture(recording)
+    if is_n42(head):
+        return read_n42_file(recording, _portal(lane, options.device))
     return _daily_lines(recording, _portal(lane, options.device), options)
 
 

@@ -35,14 +35,25 @@ def simulate_command(arguments: argparse.Namespace) -> int:
                 scene,
                 time_scale=arguments.time_scale,
                 for_s=arguments.for_s,
-                announce=_announce,
+                announce=lambda ports: _announce(ports, scene.exercise.spectrometer.instrument),
             )
         )
     return 0
 
 
-def _announce(ports: LanePorts) -> None:
+SPECTROMETERS = {
+    "kromek-d3s": 'driver = "rpm.kromek"\nmodel = "D3S"\nenergy_kev = [0.0, 0.75]\n',
+    "kromek-d4": 'driver = "rpm.kromek"\nmodel = "D4"\nenergy_kev = [0.0, 0.75]\n',
+    "kromek-d5": 'driver = "rpm.kromek"\nmodel = "D5"\nenergy_kev = [0.0, 0.75]\n',
+    "rs-350": 'driver = "rpm.n42_stream"\n',
+}
+"""How a lane's file reads each simulated spectroscopic panel, its port apart."""
+
+
+def _announce(ports: LanePorts, instrument: str) -> None:
     """Print the devices' tables as they would stand in a lane's file."""
+    if ports.spectrometer is not None:
+        print(f'[devices.spectrometer]\n{SPECTROMETERS[instrument]}port = "{ports.spectrometer}"\n')
     print(
         f'[devices.rpm]\ndriver = "rpm.rapiscan"\nport = "{ports.portal}"\n\n'
         f'[devices.scale]\ndriver = "scale.toledo"\nport = "{ports.scale}"\n\n'
