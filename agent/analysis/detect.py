@@ -28,6 +28,7 @@ WINDOW_S = 8.0
 HALF_WIDTHS_S = (0.65, 1.0, 1.5)
 PEAK_STEP_S = 0.4
 FALL = 1.25
+EQUALISED_S = 2.0
 SPANS_S = (1.0, 2.0, 4.0)
 """The residual is summed over such spans, and over the whole window."""
 
@@ -93,6 +94,31 @@ def whiten(counts: Floats, expected: Floats) -> Floats:
     root = np.sqrt(np.where(has, expected, 1.0))
     white: Floats = np.where(has, (counts - expected) / root, 0.0)
     return white
+
+
+def equalised(white: Floats, root_expected: Floats, slice_s: float) -> Floats:
+    """Return whitened residuals (…, slice, bin) with the noise of each slice brought to 1.
+
+    Behind a vehicle fewer counts come and they scatter less; under a load of fertiliser more. How
+    many come is the gross count over EQUALISED_S against the expected; ``root_expected`` (bin,) is
+    the square root of what is expected in a slice.
+    """
+    share = (white @ root_expected) / (root_expected**2).sum()
+    span = max(1, round(EQUALISED_S / slice_s))
+    kernel = np.ones(span) / span
+    half = span // 2
+    padded = np.concatenate(
+        [
+            np.repeat(share[..., :1], half, -1),
+            share,
+            np.repeat(share[..., -1:], span - 1 - half, -1),
+        ],
+        -1,
+    )
+    smooth = np.lib.stride_tricks.sliding_window_view(padded, span, axis=-1) @ kernel
+    level = np.clip(1.0 + smooth, 0.3, 10.0)
+    even: Floats = white / np.sqrt(level)[..., None]
+    return even
 
 
 def residual(cleaned: Floats, slice_s: float) -> Floats:

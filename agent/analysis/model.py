@@ -28,7 +28,7 @@ after a peak tells the vehicle's shadow from the source's own fall."""
 STATISTICS = ("score", "dictionary", "gross", "residual")
 """The library's templates; single energies, for what no library holds; a source like the
 background itself; and whatever else is no traffic."""
-WEIGHTS = (0.5, 0.25, 0.1, 0.15)
+WEIGHTS = (0.6, 0.25, 0.05, 0.1)
 """How the false-alarm budget is shared out, in the order of STATISTICS."""
 LEAST_TO_LEARN = 2 * threshold.LEAST_PASSES
 """Half of the passages teach what traffic does, the other half what scores it gives."""
@@ -87,6 +87,8 @@ class Model:
     empty: EmptyShape | None
     """None: the background is taken as it was counted."""
     nuisance: Nuisance
+    root_expected: Floats
+    """(bin,) square root of the background counts expected in a slice."""
     profiles: Profiles
     banks: tuple[Bank, ...]
     """Library, dictionary, gross."""
@@ -227,6 +229,7 @@ def _model(
         shapes=shapes,
         empty=empty,
         nuisance=prior,
+        root_expected=np.sqrt(expected),
         profiles=profiles,
         banks=tuple(detect.bank(each, expected, prior, profiles) for each in wanted),
         templates=None,
@@ -310,7 +313,8 @@ def end(model: Model, stream: Stream) -> Stream:
 
 def _looked(model: Model, stream: Stream, used: slice) -> Stream:
     """Return the passage after a look at some of the profiles."""
-    cleaned = model.nuisance.clean(stream.white)
+    even = detect.equalised(stream.white, model.root_expected, model.slice_s)
+    cleaned = model.nuisance.clean(even)
     first = stream.seen - model.slices
     best, peaks, widths = [], [], []
     for index, filters in enumerate(model.banks):
