@@ -82,7 +82,7 @@ class Options:
     units_code: Annotated[
         str, Meta(description="the units_code that it must send", pattern="^[0-9A-Za-z]{1,8}$")
     ] = "03"
-    unit: Annotated[
+    dose_unit: Annotated[
         Literal["uSv/h", "mSv/h"], Meta(description="what that code stands for, as it displays it")
     ] = "uSv/h"
     serial: Annotated[
@@ -168,13 +168,13 @@ class Driver:
         if fields["units_code"] != self._options.units_code:
             detail = (
                 f"units_code is {fields['units_code']}, expected {self._options.units_code}; "
-                "set units_code and unit to what it displays"
+                "set units_code and dose_unit to what it displays"
             )
             return [BadFrame.of(Reason.UNIT, message, detail)]
         is_over = bool(flags["over_range"])
-        rate = float(fields["rate"]) * _USV[self._options.unit]
+        rate = float(fields["rate"]) * _USV[self._options.dose_unit]
         readings: list[Reading] = [] if is_over else [DoseRate(usv_per_h=rate)]
-        detail = f"rate {fields['rate']} {self._options.unit}"
+        detail = f"rate {fields['rate']} {self._options.dose_unit}"
         readings += [
             DeviceAlarm(kind="gamma", code=code, detail=detail, active=bool(flags[name]))
             for name, code in _ALARMS
