@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from agent.analysis.background import parts_from_reference
-from agent.lane.alarms import fault, set_standing
+from agent.lane.alarms import clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import (
     Portal,
@@ -32,6 +32,8 @@ from drivers.readings import (
 
 KEPT_SPEED_S = 10.0
 """A beam timing so long before the first count is another vehicle's."""
+MOST_NUMBERS = 64
+"""So many occupancy numbers of one transit are kept, the last ones."""
 
 
 # ------------------------------------------------------------------ what is remembered
@@ -120,13 +122,15 @@ def on_presence(turn: Turn, device: str, reading: VehiclePresence) -> None:
     has left when none of them sees it any more.
     """
     turn.state.presence = {**turn.state.presence, device: reading.occupied}
+    if not reading.occupied:
+        clear_standing(turn, device, "occupancy_stuck")
     is_teller = turn.rules.teller in {None, device}
     transit = enter(turn) if is_teller and reading.occupied else open_transit(turn)
     if transit is None:
         return
     numbers = transit.numbers
     if is_teller and reading.number is not None and reading.number not in numbers[-1:]:
-        numbers = (*numbers, reading.number)
+        numbers = (*numbers, reading.number)[-MOST_NUMBERS:]
     transit = replace(transit, direction=reading.direction or transit.direction, numbers=numbers)
     if is_teller:
         transit = replace(transit, last_count=turn.stamp)
@@ -137,10 +141,24 @@ def on_presence(turn: Turn, device: str, reading: VehiclePresence) -> None:
 
 def is_told_occupied(turn: Turn) -> bool:
     """Return whether someone whose word counts says that a vehicle is there."""
-    teller, presence = turn.rules.teller, turn.state.presence
-    if teller is not None:
-        return presence.get(teller) is True
-    return True in presence.values()
+    return bool(_who_sees(turn))
+
+
+def _who_sees(turn: Turn) -> list[str]:
+    teller = turn.rules.teller
+    return [d for d, sees in turn.state.presence.items() if sees and teller in {None, d}]
+
+
+def end_stuck(turn: Turn) -> None:
+    """End an occupancy that nobody can believe any more; who told of it is at fault."""
+    for device in _who_sees(turn):
+        limit_s = turn.rules.lane.longest_occupancy_s
+        text = (
+            f"{device}: says for {limit_s:g} s that something is there; check its sensors, or "
+            "raise longest_occupancy_s"
+        )
+        stand(turn, fault(device, "occupancy_stuck", text))
+    end_occupancy(turn, "timeout")
 
 
 def enter(turn: Turn) -> Transit:
@@ -151,7 +169,9 @@ def enter(turn: Turn) -> Transit:
     last = turn.state.transits[-1] if turn.state.transits else None
     if last is not None and last.ended is not None and not last.is_sealed:
         # The deadline that seals it has not passed, so the gap is short: the same vehicle.
-        joined = replace(last, ended=None, end_reason="left", last_count=turn.stamp)
+        joined = replace(
+            last, ended=None, end_reason="left", last_count=turn.stamp, joined=turn.stamp
+        )
         put(turn, joined)
         return joined
     device = turn.rules.owner

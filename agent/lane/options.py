@@ -68,6 +68,14 @@ class LaneOptions:
             le=600,
         ),
     ] = 15.0
+    longest_occupancy_s: Annotated[
+        float,
+        Meta(
+            description="a portal, loop or photocell that sees something for so long is stuck [s]",
+            ge=60,
+            le=86400,
+        ),
+    ] = 1800.0
     dose_rate_alarm_usv_per_h: Annotated[
         float | None,
         Meta(description="alarm at or above this dose rate [µSv/h]; absent: no such alarm", gt=0),

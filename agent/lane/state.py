@@ -120,9 +120,16 @@ class Transit:
     """Its portal was lost while it was inside."""
     also: tuple[Share, ...] = ()
     """The shares of the lane's other portals and monitors."""
+    joined: Stamp | None = None
+    """When the last of several occupancies began; None: there was but one."""
     is_sealed: bool = False
     """No further occupancy can join it and its alarms are cleared."""
     published: Passage | None = None
+
+    @property
+    def began(self) -> Stamp:
+        """Return when its last occupancy began."""
+        return self.joined or self.started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,8 +149,7 @@ def _due(turn: Turn) -> Iterator[Due]:
     state, rules = turn.state, turn.rules
     longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
     for transit in state.transits:
-        if transit.ended is not None or not occupancy.is_told_occupied(turn):
-            yield _due_of_transit(turn, transit, longest_s)
+        yield _due_of_transit(turn, transit, longest_s)
     for device, walk in state.walks.items():
         at = walk.last.forward(rules.metals[device].alarm_joins_s)
         yield at.mono_us, partial(walks.finish, device=device)
@@ -169,6 +168,9 @@ def _due(turn: Turn) -> Iterator[Due]:
 
 def _due_of_transit(turn: Turn, transit: Transit, longest_s: float) -> Due:
     """Return what time does next with a transit: end it, seal it, say it, or forget it."""
+    if transit.ended is None and occupancy.is_told_occupied(turn):
+        at = transit.began.forward(turn.rules.lane.longest_occupancy_s)
+        return at.mono_us, occupancy.end_stuck
     if transit.ended is None:
         at = transit.last_count.forward(turn.rules.lane.occupancy_timeout_s)
         return at.mono_us, partial(occupancy.end_occupancy, reason="timeout")
