@@ -115,9 +115,7 @@ class Driver:
         return len(self._buffer) + len(self._garbage)
 
     def poll(self) -> bytes:
-        """Return the next request; what is left of an earlier answer is dropped."""
-        self._buffer.clear()
-        self._garbage.clear()
+        """Return the next request; half an earlier answer is shed when the next does not fit it."""
         self._may_be_echo = True
         self._asked = framed(bytes((self._options.address,)) + self._next_question())
         return self._asked

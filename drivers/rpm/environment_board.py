@@ -99,8 +99,10 @@ class Driver:
         return len(self._buffer)
 
     def poll(self) -> bytes:
-        """Return the request; what is left of an earlier reply is dropped."""
-        self._buffer, self._is_asked, self._extra = b"", True, 0
+        """Return the request; nothing while a reply is coming in, which ``no_reply`` cuts off."""
+        if self._buffer:
+            return b""
+        self._is_asked, self._extra = True, 0
         return REQUEST
 
     def silence(self) -> list[Reading]:
