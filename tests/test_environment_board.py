@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import struct
+from pathlib import Path
 
+import jsonschema
 import pytest
+from lane_bench import stamp
 
 from agent.clock import Clock
 from agent.config import load_lane
+from agent.delivery import wire
+from agent.delivery.snapshots import DeviceSnapshot, Figure
 from agent.link import Lines, make_link
 from agent.records import Timed
 from drivers.readings import DeviceState, Housekeeping, Reason
@@ -17,6 +23,7 @@ from drivers.rpm import environment_board
 from simulators.area_monitors import Climate, EnvironmentTalk, environment_reply
 from simulators.ports import TcpPort
 
+SCHEMAS = Path(__file__).resolve().parents[1] / "docs/messages/schemas"
 FINE = Climate(
     temperature_c=23.5,
     humidity=41.2,
@@ -238,3 +245,20 @@ async def _over_tcp(tmp_path):
     kept = {h.quantity: (h.value, h.unit) for h in link.status().housekeeping}
     assert kept["pressure"] == (1013.25, "hPa")
     assert len(kept) == 10
+
+
+def test_the_figures_stand_in_the_boards_retained_state_with_their_units():
+    shot = DeviceSnapshot(
+        at=stamp(5),
+        lane="in-1",
+        device="climate",
+        link="up",
+        last_good_s=1.0,
+        frames=10,
+        housekeeping={"battery": Figure(value=12.7, unit="V")},
+    )
+    topic, payload = wire.device_state(wire.Identity(root="c", site="s", gw="g"), shot)
+    assert topic == "c/v1/s/g/lane/in-1/dev/climate/state"
+    told = json.loads(payload)
+    jsonschema.validate(told, json.loads((SCHEMAS / "device-state.json").read_text()))
+    assert told["housekeeping"] == {"battery": {"value": 12.7, "unit": "V"}}
