@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from typing import Literal, NoReturn
 
 from agent.clock import Backoff, Clock
+from agent.config.relays import networks
 from agent.records import LaneEvent, LinkChange, Stamp, Timed
 from agent.settings import DeviceConfig
 from drivers.base import Block, PolledDriver, StreamDriver
+from drivers.listener import Listener
 from drivers.modbus import (
     ExceptionReplyError,
     GoneError,
@@ -31,7 +33,7 @@ from drivers.modbus import (
     RefusedReplyError,
     framing_of,
 )
-from drivers.readings import BadFrame, Reading
+from drivers.readings import BadFrame, Housekeeping, Reading
 from drivers.transport import LinkError, Pipe, open_pipe
 
 OPEN_TIMEOUT_S = 5.0
@@ -53,6 +55,9 @@ PARK_AFTER = 3
 PARK_FIRST_S, PARK_CAP_S = 5.0, 30.0
 PARK_TIMEOUTS = 10
 """A probe may cost its line at most one part in so many (and one)."""
+
+MOST_HOUSEKEEPING = 32
+"""So many quantities of housekeeping are remembered of one device."""
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,8 @@ class DeviceStatus:
     skipped_polls: int
     detail: str
     """What was last seen going wrong; empty: nothing, or the link is up."""
+    housekeeping: tuple[Housekeeping, ...] = ()
+    """The last figure of each quantity that the device told of itself."""
 
 
 class DeviceLink(ABC):
@@ -115,6 +122,7 @@ class DeviceLink(ABC):
         self._skipped = 0
         self._opened = 0
         self._trouble = ""
+        self._housekeeping: dict[str, Housekeeping] = {}
 
     @abstractmethod
     async def run(self) -> NoReturn:
@@ -130,6 +138,7 @@ class DeviceLink(ABC):
             reconnects=max(0, self._opened - 1),
             skipped_polls=self._skipped,
             detail="" if self._state == "up" else self._trouble,
+            housekeeping=tuple(self._housekeeping.values()),
         )
 
     def _good(self, stamp: Stamp) -> None:
@@ -169,11 +178,18 @@ class DeviceLink(ABC):
                 self._refused[reading.reason] += 1
             else:
                 self._frames += 1
+                if isinstance(reading, Housekeeping):
+                    self._keep(reading)
                 if not is_good:
                     is_good = True
                     self._good(stamp)
             self._sink(Timed(stamp=stamp, device=self.device.name, reading=reading))
         return is_good
+
+    def _keep(self, reading: Housekeeping) -> None:
+        known = self._housekeeping
+        if reading.quantity in known or len(known) < MOST_HOUSEKEEPING:
+            known[reading.quantity] = reading
 
     def _note(self, readings: Iterable[Reading]) -> None:
         """Pass on what the driver says by itself; that is no sign of life."""
@@ -207,26 +223,39 @@ class Link(DeviceLink):
         self._poll_at = math.inf
         self._reply_by = math.inf
         self._has_bytes = False  # since the last request
+        self.listener: Listener | None = None
+        """Where the device calls; None: it is called."""
 
     async def run(self) -> NoReturn:
         """Read the device until cancelled; whatever the world does, it goes on."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
         self._good_at = loop.time()
-        while True:
-            self.progress += 1
-            try:
-                await self._connection(backoff)
-            except LinkError as exc:
-                if self._state == "up":
-                    self._down(str(exc))
-                self._trouble = str(exc)
-                await self._pause(backoff.next_s())
+        if self._port.startswith("listen://"):
+            self.listener = Listener(self._port, networks(self.device.common.listen_callers))
+        try:
+            while True:
+                self.progress += 1
+                try:
+                    await self._connection(backoff)
+                except LinkError as exc:
+                    if self._state == "up":
+                        self._down(str(exc))
+                    self._trouble = str(exc)
+                    await self._pause(backoff.next_s())
+        finally:
+            if self.listener is not None:
+                self.listener.close()
+
+    async def _open(self) -> Pipe:
+        if self.listener is not None:
+            return await self.listener.pipe(OPEN_TIMEOUT_S)
+        return await open_pipe(self._port, self.device.line, timeout_s=OPEN_TIMEOUT_S)
 
     async def _connection(self, backoff: Backoff) -> None:
         """Open the pipe and talk until it is lost (LinkError) or silent for long (return)."""
         loop = asyncio.get_running_loop()
-        pipe = await open_pipe(self._port, self.device.line, timeout_s=OPEN_TIMEOUT_S)
+        pipe = await self._open()
         self._opened += 1
         opened_at = loop.time()
         try:
@@ -322,7 +351,7 @@ class Link(DeviceLink):
             return
         hint = (
             "the driver's name and what speaks there"
-            if self._port.startswith("tcp://")
+            if not self._port.startswith("/")
             else f"baud and parity (here {self.device.line}) and the driver's name"
         )
         self._down(
@@ -381,6 +410,7 @@ class ModbusLink(DeviceLink):
             reconnects=max(0, self._line.opened - 1),
             skipped_polls=plain.skipped_polls,
             detail=plain.detail,
+            housekeeping=plain.housekeeping,
         )
 
     async def run(self) -> NoReturn:

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drivers.readings import Reading
+from drivers.readings import NuclideFound, Reading
 
 Sync = Literal["none", "rtc", "ntp"]
 
@@ -209,6 +209,10 @@ class RpmPart:
     settings: dict[str, str | float | int | list[str] | None]
     undocumented: dict[str, str] | None = None
     """The last line of each tag whose meaning is not published, as it came."""
+    device_nuclides: tuple[NuclideFound, ...] | None = None
+    """What the device's own identification found, its word and not ours; None: it has none, or
+    did not look."""
+    dose_rate_max_usv_per_h: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +337,8 @@ class Passage:
     spectral: SpectralPart | None = None
     identity: tuple[str, ...] = ()
     blobs: tuple[Blob, ...] = ()
+    also: tuple[RpmPart, ...] = ()
+    """What other portals and radiation monitors of the lane measured meanwhile."""
 
 
 AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]

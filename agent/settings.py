@@ -12,6 +12,7 @@ from agent.lane.options import (
     LaneOptions,
     LaneRules,
     MetalOptions,
+    PortalTraits,
     RpmOptions,
     ScaleOptions,
 )
@@ -92,7 +93,11 @@ class DeviceOptions:
 
     driver: Annotated[str, Meta(description="kind.device, see `checkpointd devices`")]
     port: Annotated[
-        str, Meta(description="/dev/…, tcp://host:port (Modbus over a serial line: /dev/…)")
+        str,
+        Meta(
+            description="/dev/…, tcp://host:port, or listen://address:port for a device that calls "
+            "(Modbus over a serial line: /dev/…)"
+        ),
     ]
     baud: Annotated[
         int | None, Meta(description="serial speed [baud]; absent: the driver's", ge=300, le=921600)
@@ -126,12 +131,16 @@ class DeviceOptions:
     silence_s: Annotated[
         float | None,
         Meta(
-            description="without a good frame for so long the device is lost [s]; absent: rpm 16, "
-            "scale 3, metal 3",
+            description="without a good frame for so long the device is lost [s]; absent: as the "
+            "driver says, else rpm 16, scale 3, metal 3",
             gt=0,
             le=600,
         ),
     ] = None
+    listen_callers: Annotated[
+        tuple[str, ...],
+        Meta(description="addresses or networks that may call on a listen:// port"),
+    ] = ()
     relay_listen: Annotated[
         str | None,
         Meta(
@@ -172,7 +181,8 @@ class DeviceConfig:
     @property
     def silence_s(self) -> float:
         """Return how long without a good frame makes the device lost [s]."""
-        return self.common.silence_s or DEFAULT_SILENCE_S[self.kind]
+        own_s = self.driver.silence_s or DEFAULT_SILENCE_S[self.kind]
+        return self.common.silence_s or own_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +212,11 @@ class LaneConfig:
             portals={n: o for n, o in of_kind.items() if isinstance(o, RpmOptions)},
             scales={n: o for n, o in of_kind.items() if isinstance(o, ScaleOptions)},
             metals={n: o for n, o in of_kind.items() if isinstance(o, MetalOptions)},
+            traits={
+                d.name: PortalTraits(presence=d.driver.presence, rule=d.driver.gamma_rule)
+                for d in self.devices
+                if isinstance(d.kind_options, RpmOptions)
+            },
             pinned=pinned,
             is_test=is_test,
         )

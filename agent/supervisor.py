@@ -30,6 +30,7 @@ from agent.delivery.snapshots import (
     ClockState,
     ConfigReport,
     DeviceSnapshot,
+    Figure,
     Health,
 )
 from agent.delivery.wire import Encoder, Identity, WireError
@@ -373,7 +374,7 @@ class Supervisor:
         lane.state, records = step(lane.state, event, lane.rules)
         for record in records:
             self._recorder.put(record)
-        occupied = is_occupied(lane.state)
+        occupied = is_occupied(lane.state, lane.rules)
         if records or occupied != lane.was_occupied:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)
@@ -539,6 +540,9 @@ class Supervisor:
                 refused=status.refused,
                 faults=faults,
                 relay=lane.relays[name][0].status() if name in lane.relays else None,
+                housekeeping={
+                    h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping
+                },
             )
             self._uplink.set_retained(*wire.device_state(self._identity, shot))
 

@@ -2,7 +2,8 @@
 
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
-for serial lines ``LINE``, the line parameters its maker documents.
+for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
+say ``PRESENCE`` and ``GAMMA_RULE``, any module ``SILENCE_S``; see ``DriverType``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ Parity = Literal["N", "E", "O"]
 Table = Literal["coils", "discrete", "input", "holding"]
 
 KINDS = ("rpm", "scale", "metal")
+
+Presence = Literal["counts", "told", "none"]
+"""How a portal shows that a vehicle is there: it sends counts only then; it says so
+(``VehiclePresence``); it does not."""
+GammaRule = Literal["tsa", "own", "none"]
+"""Whose gamma decision it is: the N-sigma rule of TSA controllers, which can be recomputed; the
+device's own; or the device counts nothing at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +93,21 @@ class PolledDriver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DriverType:
-    """A driver found by name: its options, its maker and its documented line."""
+    """A driver found by name: its options, its maker and its documented line.
+
+    ``presence`` and ``gamma_rule`` matter to the kind "rpm" only, see ``Presence`` and
+    ``GammaRule``. ``silence_s`` is without a good frame for how long the device is lost [s]; None:
+    as its kind.
+    """
 
     name: str
     options: type
     make: type
     line: LineParameters
     is_polled: bool
+    presence: Presence = "none"
+    gamma_rule: GammaRule = "own"
+    silence_s: float | None = None
 
 
 class UnknownDriverError(LookupError):
@@ -125,6 +141,9 @@ def find(name: str) -> DriverType:
         make=module.Driver,
         line=getattr(module, "LINE", LineParameters()),
         is_polled=hasattr(module.Driver, "decode"),
+        presence=getattr(module, "PRESENCE", "none"),
+        gamma_rule=getattr(module, "GAMMA_RULE", "own"),
+        silence_s=getattr(module, "SILENCE_S", None),
     )
 
 

@@ -77,6 +77,8 @@ class GammaBackground:
     cps: tuple[float, ...]
     level: Level = "ok"
     averaging_s: float | None = None
+    variance: tuple[float, ...] | None = None
+    """The device's own variance of the counts of one of its intervals; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,8 @@ class NeutronBackground:
     rounded_down: bool
     per_detector_cps: tuple[float, ...] | None = None
     level: Level = "ok"
+    variance: float | None = None
+    """The device's own variance of the counts of one of its intervals; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,11 +158,15 @@ DeviceAlarmKind = Literal["gamma", "neutron", "spectral", "metal", "weight", "ta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceAlarm:
-    """An alarm the device decided by itself and that no other reading carries."""
+    """An alarm the device decided by itself and that no other reading carries.
+
+    ``active`` False: it has fallen; a device that cannot say so leaves it to whoever hears it.
+    """
 
     kind: DeviceAlarmKind
     code: str
     detail: str = ""
+    active: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

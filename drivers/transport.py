@@ -1,8 +1,9 @@
 """A port's name turned into an asynchronous byte pipe; it knows no device.
 
-``/dev/…`` is a serial line (or a pseudo-terminal), ``tcp://host:port`` a device server. Both end
-in one descriptor that the event loop watches. What can block in the kernel or in a resolver,
-opening a line and looking up a name, runs in a thread of its own that nobody has to wait for.
+``/dev/…`` is a serial line (or a pseudo-terminal), ``tcp://host:port`` a device server,
+``listen://address:port`` a device that calls us (``drivers.listener``). All end in one descriptor
+that the event loop watches. What can block in the kernel or in a resolver, opening a line and
+looking up a name, runs in a thread of its own that nobody has to wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -55,6 +57,28 @@ def tcp_address(port: str) -> tuple[str, int] | None:
     if parts.scheme != "tcp" or not parts.hostname or not number or parts.path:
         raise ValueError(f"{port}: expected /dev/… or tcp://host:port")
     return parts.hostname, number
+
+
+def listen_address(port: str) -> tuple[str, int] | None:
+    """Return address and port number of ``listen://address:port``, or None for another port.
+
+    Raises
+    ------
+    ValueError
+        If it begins so and is not whole, or its address is a name.
+    """
+    if not port.startswith("listen://"):
+        return None
+    form = f"{port}: expected listen://address:port, an address of this machine in figures"
+    try:
+        parts = urlsplit(port)
+        number = parts.port
+        host = str(ip_address(parts.hostname or ""))
+    except ValueError as exc:
+        raise ValueError(form) from exc
+    if number is None or parts.path or parts.username is not None or parts.query:
+        raise ValueError(form)
+    return host, number
 
 
 class Pipe:
@@ -129,9 +153,9 @@ class Pipe:
                 return
             await self._writable()
 
-    def close(self) -> None:
+    def close(self, reason: str = "was closed by this agent") -> None:
         """Give the descriptor back at once; a read that waits is told. May be called twice."""
-        self._fail(f"{self.port} was closed by this agent")
+        self._fail(f"{self.port} {reason}")
 
     async def _writable(self) -> None:
         self._writer = self._loop.create_future()
@@ -282,17 +306,22 @@ async def _open_tcp(port: str, host: str, number: int) -> Pipe:
     )
 
 
+def keep_alive(opened: socket.socket) -> None:
+    """Let the kernel notice a peer that vanished, and send at once what is written."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
 async def _connected(
     family: int, kind: int, protocol: int, address: tuple[object, ...]
 ) -> socket.socket:
     opened = socket.socket(family, kind, protocol)
     try:
         opened.settimeout(0)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        keep_alive(opened)
         await asyncio.get_running_loop().sock_connect(opened, address)
     except BaseException:
         opened.close()

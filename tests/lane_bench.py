@@ -53,14 +53,26 @@ def weight(kg: float, *, stable: bool | None = True, **changes) -> Weight:
 class Bench:
     """One lane with a portal, a scale and a metal detector."""
 
-    def __init__(self, *, scale=None, metal=None, rpm=None, pinned=(), is_test=False, **lane):
+    def __init__(
+        self,
+        *,
+        scale=None,
+        metal=None,
+        rpm=None,
+        portals=None,
+        traits=None,
+        pinned=(),
+        is_test=False,
+        **lane,
+    ):
         self.rules = LaneRules(
             lane_id="in-1",
             run="r",
             lane=LaneOptions(**lane),
-            portals={"rpm": rpm or RpmOptions()},
+            portals={"rpm": rpm or RpmOptions()} if portals is None else portals,
             scales={"scale": scale or ScaleOptions(max_gap_s=30.0)},
             metals={"metal": metal or MetalOptions(max_gap_s=10.0)},
+            traits=traits or {},
             pinned=frozenset(pinned),
             is_test=is_test,
         )

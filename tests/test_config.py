@@ -162,6 +162,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
     text = path.read_text(encoding="utf-8")
     no_default = "username|password_file|baud|parity|data_bits|stop_bits|silence_s|span_|unit"
     no_default += "|alarm|ready|passage_in|passage_out|axles|max_axle_kg|relay_listen|relay_clients"
+    no_default += "|gamma_alarm_sigma|dose_rate_alarm_usv_per_h"
     opened = re.sub(
         rf"^#(?!(?:{no_default}) |span_)([a-z_0-9]+ = )", r"\1", text, flags=re.MULTILINE
     )
@@ -196,7 +197,9 @@ def test_the_custom_points_of_the_example_are_accepted(example):
         ("nsgima = 5.0", "devices.rpm.nsgima: there is no such option; did you mean nsigma?"),
         ('algorithms = ["sums"]', 'expected a list of 1 or more entries, each one of "sum", "hor'),
         ("algorithms = []", "devices.rpm.algorithms = []: expected a list of 1 or more entries"),
-        ('detectors = ["a", "b"]', "expected a list of 4 entries, each text"),
+        ('detectors = ["a", "b"]', "expected a list of 4 entries, one for each of its detectors"),
+        ("detectors = []", "expected a list of 1 to 8 entries, each text"),
+        ("gamma_alarm_sigma = 5.0", "rpm.rapiscan decides by no such setting and reads none"),
         ('detectors = ["a", "a", "b", "c"]', "expected each entry once"),
         ('detectors = ["a", "b\\n", "c", "d"]', "without control characters"),
         ("silence_s = 0", "expected a number above 0 and up to 600: without a good frame for so"),
@@ -467,11 +470,64 @@ def test_a_numbered_adapter_is_warned_of_and_accepted(tmp_path, port):
     assert load(directory).lanes[0].device("rpm").common.port == port
 
 
-def test_a_lane_has_one_portal_at_most(tmp_path):
-    text = LANE + LANE.split("\n\n")[1].replace("devices.rpm", "devices.two").replace(
-        "1600", "1601"
+def test_a_lane_may_have_several_portals_and_the_first_that_tells_owns_its_passages(tmp_path):
+    own = LANE.split("\n\n")[1]
+    text = LANE.replace(
+        own,
+        own.replace("devices.rpm", "devices.area")
+        .replace("rpm.rapiscan", "rpm.ludlum_375")
+        .replace("tcp://127.0.0.1:1600", "listen://127.0.0.1:50000")
+        + '\nlisten_callers = ["127.0.0.1"]\n\n'
+        + own
+        + "\n\n"
+        + own.replace("devices.rpm", "devices.two").replace("1600", "1601"),
     )
-    assert "expected one portal in a lane, and rpm is it" in lane_problem(tmp_path, text)
+    rules = load(written(tmp_path, one=text)).lanes[0].rules(run="r")
+    assert list(rules.portals) == ["area", "rpm", "two"]
+    assert (rules.teller, rules.owner) == ("rpm", "rpm")
+    assert rules.traits_of("area").presence == "none"
+
+
+PANEL = """
+[devices.panel]
+driver = "rpm.aspect"
+port = "tcp://127.0.0.1:502"
+"""
+CALLER = """
+[devices.area]
+driver = "rpm.ludlum_375"
+port = "listen://127.0.0.1:50000"
+listen_callers = ["127.0.0.1"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (PANEL + "nsigma = 5.0", "rpm.aspect decides by no such setting and reads none"),
+        (PANEL + 'algorithms = ["sum"]', "rpm.aspect decides by no such setting"),
+        (PANEL.replace("tcp", "listen"), "rpm.aspect is a Modbus device, which never calls"),
+        (PANEL + 'listen_callers = ["127.0.0.1"]', "expected a listen:// port beside it"),
+        (CALLER.replace('["127.0.0.1"]', "[]"), "at least one address or network that may call"),
+        (CALLER.replace('["127.0.0.1"]', '["0.0.0.0/0"]'), "would let everybody in"),
+        (CALLER.replace('["127.0.0.1"]', '["::1"]'), "expected IPv4, as where it listens"),
+        (
+            CALLER.replace("127.0.0.1:50000", "0.0.0.0:50000"),
+            "expected one address of this machine",
+        ),
+        (CALLER.replace("127.0.0.1:50000", "host:50000"), "an address in figures and no name"),
+        (CALLER.replace("127.0.0.1:50000", "127.0.0.1:0"), "the port from 1 to 65535"),
+        (CALLER + "baud = 9600", "a listen:// port has none"),
+        (CALLER + CALLER.replace("area", "two"), "is already the port of devices.area"),
+        (
+            CALLER + 'relay_listen = "127.0.0.1:50000"\nrelay_clients = ["127.0.0.1"]',
+            "is already used by the port of devices.area",
+        ),
+    ],
+    ids=str,
+)
+def test_a_radiation_device_whose_options_do_not_fit_it_is_refused(tmp_path, text, expected):
+    assert expected in lane_problem(tmp_path, text)
 
 
 # ---------------------------------------------------------------- the way to the centre

@@ -204,7 +204,7 @@ def test_an_end_without_an_occupancy_makes_no_passage_but_gives_the_neutron_back
     lane.leave(5, neutron_cps=2.566)
     lane.tick(60)
     assert lane.passages() == []
-    assert lane.state.portal.background.neutron_cps == 2.566
+    assert lane.state.portals["rpm"].background.neutron_cps == 2.566
 
 
 def test_stop_closes_what_is_open_and_says_so():
@@ -339,10 +339,10 @@ def test_background_inside_an_occupancy_never_enters_the_median():
     lane = Bench()
     lane.background(0, n=20)
     lane.gamma(100)
-    before = lane.state.portal.background.history
+    before = lane.state.portals["rpm"].background.history
     lane.background(100.5, cps=900)
-    assert lane.state.portal.background.history == before
-    assert lane.state.portal.background.gamma_cps == (900,) * 4
+    assert lane.state.portals["rpm"].background.history == before
+    assert lane.state.portals["rpm"].background.gamma_cps == (900,) * 4
 
 
 @pytest.mark.parametrize("level", ["high", "low"])

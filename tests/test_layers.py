@@ -48,7 +48,7 @@ SHARED_BY_CODECS = (
     "drivers.xml_tree",
 )
 CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
-PIPES = ("drivers.transport", "drivers.modbus")
+PIPES = ("drivers.transport", "drivers.listener", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)
 CORE = ("agent.records", "agent.lane")
 EVIDENCE = ("agent.evidence",)
@@ -72,6 +72,7 @@ RULES = (
     Rule(CODECS, (*WORDS, *SHARED_BY_CODECS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
     Rule(("drivers.modbus",), (*WORDS, "drivers.base", *PIPES), ("pymodbus",), frozenset()),
     Rule(("drivers.transport",), (*WORDS, "drivers.base"), ("serial",), frozenset()),
+    Rule(("drivers.listener",), ("drivers.transport",), (), frozenset()),
     Rule(MATHEMATICS, MATHEMATICS, ("numpy", "scipy.special"), BARRED_FROM_PURE),
     Rule(CORE, (*CORE, *WORDS, *MATHEMATICS), ("numpy", "msgspec.Meta"), BARRED_FROM_PURE),
     Rule(EVIDENCE, (*EVIDENCE, *CORE, *WORDS, "drivers.xml_tree"), ("numpy",), BARRED_FROM_PURE),
@@ -174,6 +175,7 @@ def test_every_module_imports_only_what_its_layer_allows():
         ("drivers.metal.dry_contact", "from drivers.modbus import ModbusLine"),
         ("drivers.base", "from agent.records import Alarm"),
         ("drivers.transport", "import pymodbus"),
+        ("drivers.listener", "from drivers.rpm import ludlum_375"),
         ("drivers.transport", "from drivers.modbus import ModbusLine"),
         ("agent.analysis.gross", "from drivers.readings import GammaCounts"),
         ("agent.analysis.gross", "from scipy import stats"),

@@ -11,9 +11,12 @@ from agent.config import certificates
 from agent.config.problems import Problem
 from agent.config.source import Source
 from agent.lane.options import RpmOptions
-from agent.settings import JournalOptions, LaneConfig, MqttOptions
+from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
+TSA_DETECTORS = 4
+TSA_OPTIONS = ("nsigma", "intervals", "algorithms")
+"""What only the portals have whose decision is recomputed."""
 
 
 def check_mqtt(mqtt: MqttOptions, source: Source, *, now: datetime | None) -> Iterator[Problem]:
@@ -53,18 +56,38 @@ def check_journal(journal: JournalOptions, source: Source) -> Iterator[Problem]:
 
 def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
     """Yield what is wrong between the devices of one lane."""
-    portals = [d for d in lane.devices if isinstance(d.kind_options, RpmOptions)]
-    for extra in portals[1:]:
-        text = f"expected one portal in a lane, and {portals[0].name} is it; make another lane file"
-        yield source.problem(("devices", extra.name, "driver"), text, value=extra.driver.name)
-    for device in portals:
+    for device in lane.devices:
         options = device.kind_options
-        assert isinstance(options, RpmOptions)
+        if not isinstance(options, RpmOptions):
+            continue
+        yield from _by_rule(device, options, source)
         for name in ("detectors", "algorithms"):
             given = getattr(options, name)
             if len(set(given)) != len(given):
                 path = ("devices", device.name, name)
                 yield source.problem(path, "expected each entry once", value=given)
+
+
+def _by_rule(device: DeviceConfig, options: RpmOptions, source: Source) -> Iterator[Problem]:
+    """Yield the options of a portal that its way of deciding leaves unread."""
+    tables = source.table.get("devices")
+    table = tables.get(device.name, {}) if isinstance(tables, dict) else {}
+    unread: tuple[str, ...] = ()
+    if device.driver.gamma_rule == "tsa":
+        unread = ("gamma_alarm_sigma",)
+        if len(options.detectors) != TSA_DETECTORS:
+            text = f"expected a list of {TSA_DETECTORS} entries, one for each of its detectors"
+            path = ("devices", device.name, "detectors")
+            yield source.problem(path, text, value=options.detectors)
+    elif device.driver.gamma_rule == "own":
+        unread = TSA_OPTIONS
+    else:
+        unread = (*TSA_OPTIONS, "gamma_alarm_sigma", "detectors")
+    for name in unread:
+        if name in table:
+            text = f"{device.driver.name} decides by no such setting and reads none; take it out"
+            value = getattr(options, name)
+            yield source.problem(("devices", device.name, name), text, value=value)
 
 
 def is_loopback(host: str) -> bool:

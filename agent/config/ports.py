@@ -64,6 +64,8 @@ def check_ports(users: Iterable[User]) -> list[Problem]:
 
 def _form(user: User) -> list[Problem]:
     port = user.device.common.port
+    if port.startswith("listen://"):
+        return []  # agent.config.relays looks at it, with who may call
     try:
         address = tcp_address(port)
     except ValueError:
@@ -72,7 +74,7 @@ def _form(user: User) -> list[Problem]:
     else:
         is_wrong = "@" in port or (address is None and not port.startswith("/dev/"))
     if is_wrong:
-        return [user.problem("port", "expected /dev/… or tcp://host:port")]
+        return [user.problem("port", "expected /dev/… or tcp://host:port or listen://address:port")]
     if _NUMBERED.fullmatch(port):
         text = (
             "this name goes to whichever adapter is plugged in first; use the one under "
@@ -92,15 +94,18 @@ def _unread(user: User) -> Iterator[Problem]:
             if option in table:
                 text = f"{device.driver.name} is no Modbus device and reads none; take it out"
                 yield user.problem(option, text)
-    if device.common.port.startswith("tcp://"):
+    if not device.common.port.startswith("/"):
+        kind = device.common.port.partition(":")[0]
         for option in ("baud", "parity", "data_bits", "stop_bits"):
             if option in table:
-                text = "a tcp:// port has none; set it in the device server and take it out here"
+                text = f"a {kind}:// port has none; set it in the device and take it out here"
                 yield user.problem(option, text)
 
 
 def _identity(port: str) -> str:
     """Return a name that two spellings of one port share."""
+    if port.startswith("listen://"):
+        return port.lower()
     address = tcp_address(port)
     if address is None:
         return os.path.realpath(port)

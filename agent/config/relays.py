@@ -19,7 +19,7 @@ from ipaddress import (
 from agent.config.ports import User
 from agent.config.problems import Problem
 from agent.settings import DeviceOptions
-from drivers.transport import tcp_address
+from drivers.transport import listen_address, tcp_address
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
@@ -56,11 +56,17 @@ def relay_of(common: DeviceOptions) -> RelayConfig | None:
     return RelayConfig(address=address, port=port, clients=clients)
 
 
+def networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return the networks of a checked configuration's texts; ValueError for others."""
+    return tuple(ip_network(text) for text in texts)
+
+
 def check_relays(users: Sequence[User]) -> list[Problem]:
     """Return what is wrong with the relays of all devices of all lanes."""
     problems: list[Problem] = []
     taken = dict(_device_ports(users))
     for user in users:
+        problems += check_callers(user)
         wrong = list(_one(user))
         problems += wrong
         relay = None if wrong else relay_of(user.device.common)
@@ -78,9 +84,36 @@ def _device_ports(users: Sequence[User]) -> Iterator[tuple[tuple[Address, int], 
     """Yield where devices listen: a relay there would be read by its own agent."""
     for user in users:
         with suppress(ValueError):  # a host's name, or no port at all, which is said elsewhere
-            found = tcp_address(user.device.common.port)
+            port = user.device.common.port
+            found = listen_address(port) or tcp_address(port)
             if found is not None:
                 yield (ip_address(found[0]), found[1]), f"the port of {user.name}"
+
+
+def check_callers(user: User) -> Iterator[Problem]:
+    """Yield what is wrong with a port on which the device calls, and with who may call."""
+    common = user.device.common
+    if not common.port.startswith("listen://"):
+        if common.listen_callers:
+            yield user.problem("listen_callers", "expected a listen:// port beside it; take it out")
+        return
+    if user.device.driver.is_polled:
+        text = f"{user.device.driver.name} is a Modbus device, which never calls; expected tcp://"
+        yield user.problem("port", text)
+        return
+    try:
+        address, _ = _listen(common.port.removeprefix("listen://"))
+    except ValueError as exc:
+        yield user.problem("port", str(exc))
+        return
+    if not common.listen_callers:
+        text = "expected at least one address or network that may call"
+        yield user.problem("listen_callers", text)
+    for caller in common.listen_callers:
+        try:
+            _network(caller, address)
+        except ValueError as exc:
+            yield user.problem("listen_callers", f"{caller!r}: {exc}")
 
 
 def _one(user: User) -> Iterator[Problem]:
@@ -145,7 +178,7 @@ def _network(text: str, listen: Address) -> Network:
             raise ValueError("expected an address or a network as 192.168.10.0/28") from None
         raise ValueError(f"is no network's first address; did you mean {meant}?") from None
     if network.version != listen.version:
-        raise ValueError(f"expected IPv{listen.version}, as relay_listen")
+        raise ValueError(f"expected IPv{listen.version}, as where it listens")
     if network.prefixlen == 0:
         raise ValueError("would let everybody in; expected the addresses of the readers")
     return network

@@ -131,10 +131,19 @@ class RelayState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure with its unit."""
+
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSnapshot:
     """One instrument now; ``last_good_s`` is the age of its last good frame, None: none yet.
 
-    ``relay`` None: its bytes are served to nobody else.
+    ``relay`` None: its bytes are served to nobody else. ``housekeeping`` is what it last told of
+    itself, by quantity.
     """
 
     at: Stamp
@@ -147,3 +156,4 @@ class DeviceSnapshot:
     faults: tuple[str, ...] = ()
     calibration: Calibration | None = None
     relay: RelayState | None = None
+    housekeeping: dict[str, Figure] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Raising, updating and clearing: one alarm per passage, kind and source, latched.
+"""Raising, updating and clearing: one alarm per passage, kind, source and device, latched.
 
 Each phase is a record of its own, with a higher ``rev`` of the same ``alarm_id``.
 """
@@ -60,8 +60,9 @@ def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) 
 
 def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
     """Raise the finding for this passage, or update what is latched already where it grew."""
+    sought = (finding.kind, finding.source, finding.device)
     for index, alarm in enumerate(transit.alarms):
-        if (alarm.kind, alarm.source) == (finding.kind, finding.source):
+        if (alarm.kind, alarm.source, alarm.device) == sought:
             if not _is_news(turn, alarm, finding):
                 return transit
             updated = _next_phase(turn, alarm, finding)
@@ -70,18 +71,24 @@ def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
                 alarms=(*transit.alarms[:index], updated, *transit.alarms[index + 1 :]),
             )
     alarm_id = f"{transit.passage_id}-{finding.kind}-{finding.source}"
+    if finding.device != transit.device:
+        alarm_id = f"{alarm_id}-{finding.device}"
     return replace(
         transit, alarms=(*transit.alarms, raised(turn, finding, alarm_id, transit.passage_id))
     )
 
 
 def _is_news(turn: Turn, alarm: Alarm, finding: Finding) -> bool:
-    if alarm.code != finding.code and finding.severity == "critical":
+    if alarm.code != finding.code and _is_graver(finding.severity, alarm.severity):
         return True
     if turn.stamp.since_s(alarm.stamp) < UPDATE_MIN_S:
         return False
     before, after = _statistic(alarm.evidence), _statistic(finding.evidence)
     return before is not None and after is not None and after >= UPDATE_RATIO * before
+
+
+def _is_graver(now: Severity, before: Severity) -> bool:
+    return now == "critical" and before != "critical"
 
 
 def _statistic(evidence: tuple[Evidence, ...]) -> float | None:

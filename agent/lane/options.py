@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -67,11 +68,27 @@ class LaneOptions:
             le=600,
         ),
     ] = 15.0
+    longest_occupancy_s: Annotated[
+        float,
+        Meta(
+            description="a portal, loop or photocell that sees something for so long is stuck [s]",
+            ge=60,
+            le=86400,
+        ),
+    ] = 1800.0
+    dose_rate_alarm_usv_per_h: Annotated[
+        float | None,
+        Meta(description="alarm at or above this dose rate [µSv/h]; absent: no such alarm", gt=0),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmOptions:
-    """A portal's own settings as its display shows them, and how its panels are called."""
+    """A portal's own settings as its display shows them, and how its panels are called.
+
+    ``nsigma``, ``intervals`` and ``algorithms`` are those of TSA controllers, whose decision is
+    recomputed; other portals are not asked for them.
+    """
 
     nsigma: Annotated[
         float, Meta(description="the portal's NSIGMA, used to recompute its decision", ge=1, le=20)
@@ -85,8 +102,21 @@ class RpmOptions:
     ] = ("sum", "vertical")
     detectors: Annotated[
         tuple[str, ...],
-        Meta(description="names of detectors 1-4 in field order", min_length=4, max_length=4),
+        Meta(description="names of the detectors in field order", min_length=1, max_length=8),
     ] = ("1", "2", "3", "4")
+    gamma_alarm_sigma: Annotated[
+        float | None,
+        Meta(
+            description="own gamma alarm at this excess over its background, for a detector that "
+            "decides nothing itself [sigma]; absent: none",
+            ge=3,
+            le=100,
+        ),
+    ] = None
+
+    def detector(self, index: int) -> str:
+        """Return what people call a detector, from 0; its number where the file has no name."""
+        return self.detectors[index] if index < len(self.detectors) else str(index + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +190,26 @@ KindOptions = RpmOptions | ScaleOptions | MetalOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortalTraits:
+    """How a portal works, as its driver says it (``drivers.base``).
+
+    ``presence``: it sends counts only while a vehicle is there; it says so; it does not.
+    ``rule``: whose its gamma decision is, that of TSA controllers or its own; "none": it counts
+    nothing.
+    """
+
+    presence: Literal["counts", "told", "none"] = "counts"
+    rule: Literal["tsa", "own", "none"] = "tsa"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneRules:
     """What ``step`` needs to know of one lane's configuration.
 
     ``run`` is the random name of this run of the agent, part of every passage and alarm id.
-    ``pinned`` names portal options ("nsigma" …) that outrank the portal's own settings lines.
+    ``portals`` and ``traits`` are in the order of the lane's file; a portal without traits is a
+    TSA one. ``pinned`` names portal options ("nsigma" …) that outrank the portal's own settings
+    lines.
     """
 
     lane_id: str
@@ -173,10 +218,38 @@ class LaneRules:
     portals: dict[str, RpmOptions]
     scales: dict[str, ScaleOptions]
     metals: dict[str, MetalOptions]
+    traits: Mapping[str, PortalTraits] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
+
+    def traits_of(self, portal: str) -> PortalTraits:
+        """Return how a portal works."""
+        return self.traits.get(portal, _TSA)
+
+    @property
+    def teller(self) -> str | None:
+        """Return the portal whose word on a vehicle's coming and leaving counts: the first.
+
+        None: no portal can tell; then loops and photocells do.
+        """
+        for name in self.portals:
+            if self.traits_of(name).presence != "none":
+                return name
+        return None
+
+    @property
+    def owner(self) -> str | None:
+        """Return the portal that a passage's ``rpm`` part is of; None: there is none.
+
+        It is the one that tells, else the first that counts.
+        """
+        counting = (name for name in self.portals if self.traits_of(name).rule != "none")
+        return self.teller or next(counting, None)
 
     @property
     def sides(self) -> dict[str, ScaleOptions | MetalOptions]:
         """Return the devices whose parts join a portal's passage."""
         return {**self.scales, **self.metals}
+
+
+_TSA = PortalTraits()

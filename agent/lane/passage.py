@@ -20,7 +20,7 @@ from typing import Literal
 from agent.lane.alarms import cleared
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, MetalOptions, ScaleOptions
-from agent.lane.state import Part, Transit, Turn
+from agent.lane.state import Part, Share, Transit, Turn
 from agent.records import (
     Agreement,
     MetalPart,
@@ -204,7 +204,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
     # Weighed again: the later weighing counts.
     scale = scales[-1] if scales else None
     metal = _joined(metals) if metals else None
-    rpm = _rpm_part(transit, turn.rules)
+    rpm = _own_part(transit, turn.rules)
     priority, reasons = _priority(turn.rules, transit, scale, metal, ambiguous)
     alarm_ids = [a.alarm_id for a in transit.alarms]
     alarm_ids += [alarm_id for part in own for alarm_id in part.alarm_ids]
@@ -216,8 +216,8 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         started=transit.started,
         ended=transit.ended,
         end_reason=transit.end_reason,
-        direction=None,
-        speed_m_per_s=_speed(transit),
+        direction=transit.direction,
+        speed_m_per_s=_speed(transit, turn.rules),
         transit_id=transit.passage_id,
         priority=priority,
         reasons=reasons,
@@ -226,6 +226,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         rpm=rpm,
         scale=scale,
         metal=metal,
+        also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
     )
 
 
@@ -265,10 +266,13 @@ def _amplitude(walk: MetalPart) -> float:
     return walk.amplitude or 0.0
 
 
-def _speed(transit: Transit) -> float | None:
+def _speed(transit: Transit, rules: LaneRules) -> float | None:
     """Return the median of the believable beam timings [m/s], None where there is none."""
     assert transit.ended is not None
-    inside_s = max(transit.ended.since_s(transit.started) - HOLD_IN_S, 0.0)
+    teller = rules.teller
+    has_hold_in = teller is not None and rules.traits_of(teller).presence == "counts"
+    inside_s = transit.ended.since_s(transit.started) - (HOLD_IN_S if has_hold_in else 0.0)
+    inside_s = max(inside_s, 0.0)
     speeds = [v for v in transit.speeds if v * inside_s <= LONGEST_VEHICLE_M]
     return round(median(speeds), 3) if speeds else None
 
@@ -280,15 +284,30 @@ def _direction(metal: MetalPart | None) -> Literal["in", "out"] | None:
     return "in" if metal.directions[0] == "in" else "out"
 
 
-def _rpm_part(transit: Transit, rules: LaneRules) -> RpmPart:
-    tally, background = transit.tally, transit.background
+def _own_part(transit: Transit, rules: LaneRules) -> RpmPart | None:
+    """Return the part of the portal that the passage is of; None: the lane has none."""
+    if transit.device is None:
+        return None
+    share = Share(
+        device=transit.device,
+        background=transit.background,
+        numbers=transit.numbers,
+        tally=transit.tally,
+        undocumented=transit.undocumented,
+        settings=transit.settings,
+    )
+    return _rpm_part(share, rules)
+
+
+def _rpm_part(share: Share, rules: LaneRules) -> RpmPart:
+    tally, background = share.tally, share.background
     agreement = None
     if tally.intervals:
         agreement = Agreement(intervals=tally.intervals, agree=tally.agree, rounding=tally.rounding)
     return RpmPart(
-        device=transit.device,
-        occupancy_number=transit.numbers[-1] if transit.numbers else None,
-        occupancy_numbers=transit.numbers,
+        device=share.device,
+        occupancy_number=share.numbers[-1] if share.numbers else None,
+        occupancy_numbers=share.numbers,
         background_cps=background.gamma_cps,
         background_quality=background.quality,
         reference_background_cps=background.reference_gamma_cps,
@@ -302,8 +321,10 @@ def _rpm_part(transit: Transit, rules: LaneRules) -> RpmPart:
         device_gamma_alarm=tally.device_gamma,
         device_neutron_alarm=tally.device_neutron,
         device_agreement=agreement,
-        settings=_settings(transit, rules),
-        undocumented=dict(transit.undocumented) or None,
+        settings=_settings(share, rules),
+        undocumented=dict(share.undocumented) or None,
+        device_nuclides=tally.nuclides,
+        dose_rate_max_usv_per_h=tally.dose_rate_usv_per_h,
     )
 
 
@@ -311,11 +332,14 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _settings(
-    transit: Transit, rules: LaneRules
-) -> dict[str, str | float | int | list[str] | None]:
-    """Return the settings that the decision was recomputed with, and whose they were."""
-    options, told = rules.portals[transit.device], transit.settings
+def _settings(share: Share, rules: LaneRules) -> dict[str, str | float | int | list[str] | None]:
+    """Return the settings that the decision was recomputed with, and whose they were.
+
+    Empty where the device decides by a rule of its own.
+    """
+    if share.device not in rules.portals or rules.traits_of(share.device).rule != "tsa":
+        return {}
+    options, told = rules.portals[share.device], share.settings
     values: dict[str, str | float | int | list[str] | None] = {}
     sources = set()
     for name in ("nsigma", "intervals", "algorithms"):
@@ -326,6 +350,15 @@ def _settings(
     values["from"] = " and ".join(sorted(sources))
     values["firmware"] = told.firmware if told else None
     return values
+
+
+def _is_unmeasured(transit: Transit, rules: LaneRules) -> bool:
+    """Return whether the portal's counts could not be judged; false where there is no portal."""
+    if transit.device is None:
+        return False
+    if rules.traits_of(transit.device).rule == "tsa":
+        return transit.tally.intervals == 0
+    return transit.tally.gamma_cps is None
 
 
 def _priority(
@@ -341,9 +374,10 @@ def _priority(
         high = [
             a.code if a.code == "over_range" else f"{a.kind}_{a.source}" for a in transit.alarms
         ]
-        if transit.end_reason == "device_lost":
+        high = list(dict.fromkeys(high))
+        if transit.end_reason == "device_lost" or transit.is_portal_lost:
             elevated.append("portal_lost")
-        if transit.tally.intervals == 0:
+        if _is_unmeasured(transit, rules):
             elevated.append("not_measured")
         if transit.background.quality not in {"good", "learning"}:
             elevated.append(f"background_{transit.background.quality}")

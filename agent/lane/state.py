@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agent.lane.options import LaneRules
 from agent.records import (
@@ -21,7 +22,7 @@ from agent.records import (
     ScalePart,
     Stamp,
 )
-from drivers.readings import Level, MetalProgram, PortalSettings, Weight
+from drivers.readings import Level, MetalProgram, NuclideFound, PortalSettings, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class RunningBackground:
     history: tuple[tuple[int, tuple[float, ...]], ...] = ()
     reference_cps: tuple[float, ...] | None = None
     neutron_cps: float | None = None
+    gamma_variance: tuple[float, ...] | None = None
+    """The device's own variance of one interval's counts; None: it tells none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,9 @@ class Portal:
     speeds: tuple[tuple[Stamp, float], ...] = ()
     """Valid beam timings of a vehicle whose first count is still to come [m/s]."""
     undocumented: Mapping[str, str] = field(default_factory=dict)
+    gathered: tuple[tuple[int, ...], float] | None = None
+    """Vacant counts and their time [s] towards the next row of the history, of a device that
+    tells no background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +76,32 @@ class Tally:
     intervals: int = 0
     agree: int = 0
     rounding: int = 0
+    nuclides: tuple[NuclideFound, ...] | None = None
+    dose_rate_usv_per_h: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one portal or monitor measured of a transit."""
+
+    device: str
+    background: BackgroundUsed
+    numbers: tuple[int, ...] = ()
+    tally: Tally = field(default_factory=Tally)
+    undocumented: Mapping[str, str] = field(default_factory=dict)
+    settings: PortalSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transit:
-    """One vehicle at the portal: one occupancy, or several that a short gap parts."""
+    """One vehicle at the portal: one occupancy, or several that a short gap parts.
+
+    ``device`` is the portal it belongs to, whose share is in the transit itself; None: the lane
+    has none, and a loop or a photocell told of the vehicle.
+    """
 
     passage_id: str
-    device: str
+    device: str | None
     started: Stamp
     last_count: Stamp
     background: BackgroundUsed
@@ -91,9 +115,21 @@ class Transit:
     """The latest phase of each alarm latched for this passage."""
     undocumented: Mapping[str, str] = field(default_factory=dict)
     settings: PortalSettings | None = None
+    direction: Literal["in", "out"] | None = None
+    is_portal_lost: bool = False
+    """Its portal was lost while it was inside."""
+    also: tuple[Share, ...] = ()
+    """The shares of the lane's other portals and monitors."""
+    joined: Stamp | None = None
+    """When the last of several occupancies began; None: there was but one."""
     is_sealed: bool = False
     """No further occupancy can join it and its alarms are cleared."""
     published: Passage | None = None
+
+    @property
+    def began(self) -> Stamp:
+        """Return when its last occupancy began."""
+        return self.joined or self.started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +226,9 @@ class LaneState:
     lost_at: Mapping[str, Stamp] = field(default_factory=dict)
     standing: Mapping[tuple[str, str], Alarm] = field(default_factory=dict)
     """Alarms and faults that stand until cleared, by (device, code)."""
-    portal: Portal | None = None
+    portals: Mapping[str, Portal] = field(default_factory=dict)
+    presence: Mapping[str, bool | None] = field(default_factory=dict)
+    """What each device that tells of vehicles said last; None: it cannot say any more."""
     transits: tuple[Transit, ...] = ()
     """Oldest first; only the last can be occupied."""
     parts: tuple[Part, ...] = ()

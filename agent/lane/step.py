@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import axles, occupancy, passage, walks, weighing
+from agent.lane import area, axles, background, counts, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -84,30 +84,38 @@ def step(
 
 def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     """Return the lane as it is now, for displays."""
-    portal = state.portal
     alarms = [a.alarm_id for t in state.transits if not t.is_sealed for a in t.alarms]
     alarms += [a.alarm_id for a in state.standing.values()]
     alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
     alarms += [r.alarm.alarm_id for r in state.axle_runs.values() if r.alarm]
     alarms += [w.alarm.alarm_id for w in state.walks.values() if w.alarm]
-    background = {}
-    if portal is not None:
+    backgrounds = {}
+    for portal in state.portals.values():
+        if rules.traits_of(portal.device).rule == "none":
+            continue
         suspect = occupancy.is_suspect(portal.background, rules)
-        background[portal.device] = background_used(portal.background, stamp, suspect=suspect)
+        backgrounds[portal.device] = background_used(portal.background, stamp, suspect=suspect)
     return LaneSnapshot(
         stamp=stamp,
         lane=rules.lane_id,
         in_service=rules.lane.in_service,
-        occupied=is_occupied(state),
+        occupied=is_occupied(state, rules),
         alarms=tuple(alarms),
-        background=background,
+        background=backgrounds,
     )
 
 
-def is_occupied(state: LaneState) -> bool | None:
-    """Return whether a vehicle is inside; None: the portal is not heard."""
-    portal = state.portal
-    if portal is None or not state.links.get(portal.device, False):
+def is_occupied(state: LaneState, rules: LaneRules) -> bool | None:
+    """Return whether a vehicle is inside; None: who could tell is not heard, or cannot say."""
+    teller = rules.teller
+    if teller is None:
+        told = state.presence.values()
+        return True if True in told else False if False in told else None
+    if not state.links.get(teller, False):
+        return None
+    if rules.traits_of(teller).presence == "told":
+        return state.presence.get(teller)
+    if teller not in state.portals:
         return None
     return bool(state.transits) and state.transits[-1].ended is None
 
@@ -160,6 +168,9 @@ def _due(turn: Turn) -> Iterator[Due]:
 
 def _due_of_transit(turn: Turn, transit: Transit, longest_s: float) -> Due:
     """Return what time does next with a transit: end it, seal it, say it, or forget it."""
+    if transit.ended is None and occupancy.is_told_occupied(turn):
+        at = transit.began.forward(turn.rules.lane.longest_occupancy_s)
+        return at.mono_us, occupancy.end_stuck
     if transit.ended is None:
         at = transit.last_count.forward(turn.rules.lane.occupancy_timeout_s)
         return at.mono_us, partial(occupancy.end_occupancy, reason="timeout")
@@ -200,13 +211,14 @@ def _hear(turn: Turn, device: str) -> None:
 def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912 - one case a word
     match reading:
         case GammaCounts():
-            occupancy.on_gamma(turn, device, reading)
+            counts.on_gamma(turn, device, reading)
+            background.gather(turn, device, reading)
         case NeutronCounts():
-            occupancy.on_neutron(turn, device, reading)
+            counts.on_neutron(turn, device, reading)
         case GammaBackground():
-            occupancy.on_gamma_background(turn, device, reading)
+            background.on_gamma_background(turn, device, reading)
         case NeutronBackground():
-            occupancy.on_neutron_background(turn, device, reading)
+            background.on_neutron_background(turn, device, reading)
         case OccupancyEnd():
             occupancy.on_occupancy_end(turn, device, reading)
         case VehicleSpeed():
@@ -214,7 +226,7 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case PortalSettings():
             occupancy.on_settings(turn, device, reading)
         case DeviceAlarm():
-            occupancy.on_device_alarm(turn, device, reading)
+            area.on_device_alarm(turn, device, reading)
         case Undocumented():
             occupancy.on_undocumented(turn, device, reading)
         case Weight():
@@ -229,9 +241,13 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             _on_device_state(turn, device, reading)
         case BadFrame() | WindowCounts() | WindowBackground():
             pass
-        case VehiclePresence() | GammaSpectrum() | DeviceNuclides() | DoseRate():
-            pass
-        case Housekeeping() | Contact() | Identity():
+        case VehiclePresence():
+            occupancy.on_presence(turn, device, reading)
+        case DoseRate():
+            area.on_dose_rate(turn, device, reading)
+        case DeviceNuclides():
+            area.on_nuclides(turn, device, reading)
+        case GammaSpectrum() | Housekeeping() | Contact() | Identity():
             pass
         case _:
             assert_never(reading)
@@ -271,8 +287,9 @@ def _link(turn: Turn, change: LinkChange) -> None:
         clear_standing(turn, device, "device_lost")
         _explain_gap(turn, device)
         return
+    occupancy.on_lost(turn, device)
     if device in turn.rules.portals:
-        occupancy.end_occupancy(turn, "device_lost")
+        pass
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
         axles.on_lost(turn, device)

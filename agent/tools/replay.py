@@ -246,10 +246,10 @@ def _portal(lane: LaneConfig, device: str | None) -> str:
                 f"{', '.join(known)}"
             )
         return device
-    portals = [d.name for d in lane.devices if d.kind == "rpm"]
+    portals = [d.name for d in lane.devices if d.driver.gamma_rule == "tsa" and d.kind == "rpm"]
     if len(portals) != 1:
         raise RecordingError(
-            f"the lane {lane.lane_id} has {len(portals)} portals; say with --device which one "
-            "recorded the file"
+            f"the lane {lane.lane_id} has {len(portals)} portals that write such files; say with "
+            "--device which one recorded the file"
         )
     return portals[0]

@@ -16,7 +16,7 @@ from drivers.base import DriverType, find, names
 MAX_VARIANTS = 48
 
 # Chosen for judging alone and never proposed: a vote hides frames, and nothing is cancelled here.
-_FOR_JUDGING: dict[str, object] = {"equal_frames": 1, "send_cancel": False}
+_FOR_JUDGING: dict[str, object] = {"equal_frames": 1, "send_cancel": False, "ready_check": False}
 
 UNIT_OPTIONS = frozenset({"unit", "weight_unit"})
 """What the display shows where a frame has no unit: bytes never tell it, so it is never varied."""

@@ -70,6 +70,9 @@ from drivers.readings import (
 # alike is unconfirmed.
 LINE = LineParameters(baud=19200, data_bits=8, parity="O", stop_bits=1)
 
+PRESENCE = "counts"
+GAMMA_RULE = "tsa"
+
 GAMMA_INTERVAL_S = 0.2
 NEUTRON_INTERVAL_S = 1.0
 LONGEST_LINE = 128
