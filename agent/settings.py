@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent.lane.options import (
+    ContactOptions,
     KindOptions,
     LaneOptions,
     LaneRules,
@@ -127,7 +128,7 @@ class DeviceOptions:
         float | None,
         Meta(
             description="without a good frame for so long the device is lost [s]; absent: rpm 16, "
-            "scale 3, metal 3",
+            "scale, metal and lane 3",
             gt=0,
             le=600,
         ),
@@ -144,7 +145,7 @@ class DeviceOptions:
     ] = ()
 
 
-DEFAULT_SILENCE_S = {"rpm": 16.0, "scale": 3.0, "metal": 3.0}
+DEFAULT_SILENCE_S = {"rpm": 16.0, "scale": 3.0, "metal": 3.0, "lane": 3.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +203,7 @@ class LaneConfig:
             portals={n: o for n, o in of_kind.items() if isinstance(o, RpmOptions)},
             scales={n: o for n, o in of_kind.items() if isinstance(o, ScaleOptions)},
             metals={n: o for n, o in of_kind.items() if isinstance(o, MetalOptions)},
+            contacts={n: o for n, o in of_kind.items() if isinstance(o, ContactOptions)},
             pinned=pinned,
             is_test=is_test,
         )

@@ -19,7 +19,7 @@ from drivers.readings import Reading
 Parity = Literal["N", "E", "O"]
 Table = Literal["coils", "discrete", "input", "holding"]
 
-KINDS = ("rpm", "scale", "metal")
+KINDS = ("rpm", "scale", "metal", "lane")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

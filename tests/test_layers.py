@@ -40,11 +40,12 @@ WORDS = ("drivers.readings",)
 SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
+    "drivers.inputs",
     "drivers.registers",
     "drivers.text_lines",
     "drivers.weighing",
 )
-CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal")
+CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal", "drivers.lane")
 PIPES = ("drivers.transport", "drivers.modbus")
 MATHEMATICS = ("agent.analysis",)
 CORE = ("agent.records", "agent.lane")

@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.config import certificates
+from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import Source
-from agent.lane.options import RpmOptions
-from agent.settings import JournalOptions, LaneConfig, MqttOptions
+from agent.lane.options import ContactOptions, RpmOptions
+from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
 
@@ -65,6 +66,24 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
             if len(set(given)) != len(given):
                 path = ("devices", device.name, name)
                 yield source.problem(path, "expected each entry once", value=given)
+    for device in lane.devices:
+        if isinstance(device.kind_options, ContactOptions):
+            yield from _roles(device, device.kind_options, source)
+
+
+def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Iterator[Problem]:
+    """Yield the contacts that have a role and no input, or two roles."""
+    wired = getattr(device.driver_options, "inputs", {})
+    for role in ("presence", "tamper", "door", "barrier_closed", "barrier_open"):
+        given = getattr(options, role) or ()
+        for name in (given,) if isinstance(given, str) else given:
+            path = ("devices", device.name, role)
+            if name not in wired:
+                text = f'there is no input "{name}"; {did_you_mean(name, wired)}'
+                yield source.problem(path, text, value=given)
+            elif options.named.count(name) > 1:
+                text = f'input "{name}" has two roles; give each contact one'
+                yield source.problem(path, text, value=given)
 
 
 def is_loopback(host: str) -> bool:

@@ -25,6 +25,7 @@ from agent.config.source import (
     read_files,
 )
 from agent.lane.options import (
+    ContactOptions,
     KindOptions,
     LaneOptions,
     MetalOptions,
@@ -43,8 +44,14 @@ from agent.settings import (
 from drivers.base import KINDS, DriverType, find, names
 
 KIND_OPTIONS: MappingProxyType[str, type[KindOptions]] = MappingProxyType(
-    {"rpm": RpmOptions, "scale": ScaleOptions, "metal": MetalOptions}
+    {
+        "rpm": RpmOptions,
+        "scale": ScaleOptions,
+        "metal": MetalOptions,
+        "lane.contacts": ContactOptions,
+    }
 )
+"""The lane's side of a device, by its kind; devices of kind lane differ, each driver by itself."""
 GATEWAY_TABLES = ("gateway", "mqtt", "journal")
 LANE_TABLES = ("lane", "devices")
 
@@ -240,7 +247,8 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
     if isinstance(driver, Problem):
         return None, [*problems, driver]
     kind = driver.name.partition(".")[0]
-    kinds = (DeviceOptions, KIND_OPTIONS[kind], driver.options)
+    of_kind = KIND_OPTIONS[kind_of(driver.name)]
+    kinds = (DeviceOptions, of_kind, driver.options)
     filled, wrong = fill_flat(kinds, table, source, at)
     problems += wrong
     if filled is None or problems:
@@ -251,7 +259,7 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
         return None, [source.problem(at, str(exc))]
     common, kind_options, driver_options = filled
     assert isinstance(common, DeviceOptions)
-    assert isinstance(kind_options, RpmOptions | ScaleOptions | MetalOptions)
+    assert isinstance(kind_options, KindOptions)
     device = DeviceConfig(
         name=name,
         kind=kind,
@@ -261,6 +269,11 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
         kind_options=kind_options,
     )
     return device, []
+
+
+def kind_of(driver: str) -> str:
+    """Return under which name a driver's kind stands in KIND_OPTIONS."""
+    return driver if driver in KIND_OPTIONS else driver.partition(".")[0]
 
 
 def _driver(table: Table, source: Source, at: tuple[str, ...]) -> DriverType | Problem:

@@ -24,6 +24,7 @@ from drivers.readings import (
     OccupancyEnd,
     PortalSettings,
     Undocumented,
+    VehiclePresence,
     VehicleSpeed,
 )
 
@@ -445,6 +446,13 @@ def on_occupancy_end(turn: Turn, device: str, reading: OccupancyEnd) -> None:
     if transit is not None:
         put(turn, replace(transit, numbers=(*transit.numbers, reading.number)))
         end_occupancy(turn, "left")
+
+
+def on_presence(turn: Turn, device: str, reading: VehiclePresence) -> None:  # noqa: ARG001 - whichever sensor says it
+    """Take over which way the vehicle that is inside goes, where a sensor can tell."""
+    transit = open_transit(turn)
+    if transit is not None and reading.direction is not None:
+        put(turn, replace(transit, direction=reading.direction))
 
 
 def end_occupancy(turn: Turn, reason: EndReason) -> None:

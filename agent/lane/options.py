@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -156,7 +156,39 @@ class MetalOptions:
     ] = 2.0
 
 
-KindOptions = RpmOptions | ScaleOptions | MetalOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactOptions:
+    """What the contacts of one module are for, by their names."""
+
+    presence: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="loops and photocells that see a vehicle, in the order in which one that "
+            "comes in meets them",
+            max_length=8,
+        ),
+    ] = ()
+    tamper: Annotated[
+        tuple[str, ...], Meta(description="contacts that raise a tamper alarm while active")
+    ] = ()
+    door: Annotated[
+        tuple[str, ...], Meta(description="doors: active, that is open, raises a tamper alarm")
+    ] = ()
+    barrier_closed: Annotated[
+        str | None, Meta(description="limit switch, active while the barrier is down")
+    ] = None
+    barrier_open: Annotated[
+        str | None, Meta(description="limit switch, active while the barrier is up")
+    ] = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Return every name that has a role here."""
+        limits = tuple(name for name in (self.barrier_closed, self.barrier_open) if name)
+        return (*self.presence, *self.tamper, *self.door, *limits)
+
+
+KindOptions = RpmOptions | ScaleOptions | MetalOptions | ContactOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +205,7 @@ class LaneRules:
     portals: dict[str, RpmOptions]
     scales: dict[str, ScaleOptions]
     metals: dict[str, MetalOptions]
+    contacts: dict[str, ContactOptions] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 

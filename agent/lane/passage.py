@@ -216,7 +216,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         started=transit.started,
         ended=transit.ended,
         end_reason=transit.end_reason,
-        direction=None,
+        direction=transit.direction,
         speed_m_per_s=_speed(transit),
         transit_id=transit.passage_id,
         priority=priority,

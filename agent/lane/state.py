@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agent.lane.options import LaneRules
 from agent.records import (
@@ -91,6 +92,7 @@ class Transit:
     """The latest phase of each alarm latched for this passage."""
     undocumented: Mapping[str, str] = field(default_factory=dict)
     settings: PortalSettings | None = None
+    direction: Literal["in", "out"] | None = None
     is_sealed: bool = False
     """No further occupancy can join it and its alarms are cleared."""
     published: Passage | None = None
@@ -181,6 +183,17 @@ class Detector:
     now: MetalProgram | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What the presence contacts of one module say together."""
+
+    occupied: bool | None = None
+    order: tuple[str, ...] = ()
+    """The contacts of this vehicle in the order in which they became active."""
+    cleared_at: Stamp | None = None
+    """When the last of them became inactive; None: one is active, or none has been yet."""
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -201,6 +214,9 @@ class LaneState:
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
     metal_detectors: Mapping[str, Detector] = field(default_factory=dict)
+    contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
+    """Each contact's level by (device, name); None: nobody can say."""
+    presences: Mapping[str, Presence] = field(default_factory=dict)
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import axles, occupancy, passage, walks, weighing
+from agent.lane import axles, contacts, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -229,9 +229,11 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             _on_device_state(turn, device, reading)
         case BadFrame() | WindowCounts() | WindowBackground():
             pass
+        case Contact():
+            contacts.on_contact(turn, device, reading)
         case VehiclePresence() | GammaSpectrum() | DeviceNuclides() | DoseRate():
             pass
-        case Housekeeping() | Contact() | Identity():
+        case Housekeeping() | Identity():
             pass
         case _:
             assert_never(reading)
@@ -276,8 +278,10 @@ def _link(turn: Turn, change: LinkChange) -> None:
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
         axles.on_lost(turn, device)
-    else:
+    elif device in turn.rules.metals:
         walks.on_lost(turn, device)
+    elif device in turn.rules.contacts:
+        contacts.on_lost(turn, device)
     turn.state.lost_at = {**turn.state.lost_at, device: turn.stamp}
     stand(turn, fault(device, "device_lost", change.detail or f"{device}: the link was lost"))
 
