@@ -128,7 +128,7 @@ class DeviceOptions:
         float | None,
         Meta(
             description="without a good frame for so long the device is lost [s]; absent: rpm 16, "
-            "scale, metal and lane 3",
+            "scale, metal and lane 3, and never for a reader of identities",
             gt=0,
             le=600,
         ),
@@ -169,6 +169,11 @@ class DeviceConfig:
             parity=self.common.parity or default.parity,
             stop_bits=self.common.stop_bits or default.stop_bits,
         )
+
+    @property
+    def may_be_silent(self) -> bool:
+        """Return whether its silence tells nothing: so by nature, and no limit is set for it."""
+        return self.driver.is_silent_by_nature and self.common.silence_s is None
 
     @property
     def silence_s(self) -> float:

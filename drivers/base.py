@@ -2,7 +2,8 @@
 
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
-for serial lines ``LINE``, the line parameters its maker documents.
+for serial lines ``LINE``, the line parameters its maker documents. ``SILENT_BY_NATURE = True`` says
+that the device may be well and say nothing for hours.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class DriverType:
     make: type
     line: LineParameters
     is_polled: bool
+    is_silent_by_nature: bool = False
+    """It speaks only when somebody comes: its silence tells nothing."""
 
 
 class UnknownDriverError(LookupError):
@@ -125,6 +128,7 @@ def find(name: str) -> DriverType:
         make=module.Driver,
         line=getattr(module, "LINE", LineParameters()),
         is_polled=hasattr(module.Driver, "decode"),
+        is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
     )
 
 

@@ -28,7 +28,7 @@ from agent.config import (
 )
 from agent.config.certificates import validity, validity_of
 from agent.config.lines import line_of, lines_of
-from agent.config.load import KIND_OPTIONS
+from agent.config.load import KIND_OPTIONS, kind_of
 from agent.config.options import options_of
 from agent.lane.options import LaneOptions
 from agent.settings import DeviceOptions, GatewayOptions, JournalOptions, MqttOptions
@@ -269,7 +269,7 @@ def test_what_is_missing_is_told_with_what_it_is(tmp_path):
     said = str(caught.value)
     assert "gateway.toml:1: gateway.gw: missing; expected at most 32 of a-z" in said
     assert "mqtt.host: missing; expected text, not empty: broker's host name" in said
-    assert "lanes/one.toml:2: devices.m.driver: missing; expected one of metal.ascii_fields" in said
+    assert "lanes/one.toml:2: devices.m.driver: missing; expected one of lane.contacts" in said
 
 
 def test_a_drivers_required_option_is_asked_for(tmp_path):
@@ -662,10 +662,9 @@ def test_the_same_lane_comes_of_its_file_alone_and_of_the_whole_directory(tmp_pa
 
 @pytest.mark.parametrize("name", names())
 def test_no_option_of_a_driver_is_also_one_of_its_kind_or_of_every_device(name):
-    kind = name.partition(".")[0]
     every = [
         option
-        for options in (DeviceOptions, KIND_OPTIONS[kind], find(name).options)
+        for options in (DeviceOptions, KIND_OPTIONS[kind_of(name)], find(name).options)
         for option in options_of(options)
     ]
     assert sorted(every) == sorted(set(every))

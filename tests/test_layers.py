@@ -41,6 +41,7 @@ SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
     "drivers.inputs",
+    "drivers.mrz",
     "drivers.registers",
     "drivers.text_lines",
     "drivers.weighing",
