@@ -131,6 +131,22 @@ class BackgroundUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityItem:
+    """Who or what passed, as one reader read it.
+
+    ``value`` is the text, ``token`` a keyed token that stands for it; the other one is None. Both
+    are None where the text may not be written and no key is there to make a token.
+    """
+
+    kind: Literal["plate", "tag", "code", "document"]
+    value: str | None
+    token: str | None
+    confidence: float | None
+    checked: bool | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     """One phase of one alarm; ``lane`` None: the gateway's own."""
 
@@ -153,6 +169,8 @@ class Alarm:
     category: str | None = None
     nuclides: tuple[str, ...] | None = None
     provisional: bool = False
+    identity: tuple[IdentityItem, ...] = ()
+    """In clear: whose passage this alarm is about, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +284,7 @@ class Passage:
     scale: ScalePart | None
     metal: MetalPart | None
     spectral: None = None
-    identity: tuple[str, ...] = ()
+    identity: tuple[IdentityItem, ...] = ()
 
 
 AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]

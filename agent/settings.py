@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from agent.lane.options import (
     ContactOptions,
+    IdentityOptions,
     KindOptions,
     LaneOptions,
     LaneRules,
@@ -85,6 +86,13 @@ class GatewayOptions:
     mode: Annotated[
         Mode, Meta(description="stands on every record; a centre refuses what is not live")
     ] = "live"
+    identity_key_file: Annotated[
+        str | None,
+        Meta(
+            description="file with the secret that makes tokens of plates and tags, at least 16 "
+            "bytes; absent: no lane may ask for tokens"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +205,12 @@ class LaneConfig:
         raise KeyError(name)
 
     def rules(
-        self, *, run: str, pinned: frozenset[str] = frozenset(), is_test: bool = False
+        self,
+        *,
+        run: str,
+        pinned: frozenset[str] = frozenset(),
+        is_test: bool = False,
+        identity_key: bytes | None = None,
     ) -> LaneRules:
         """Return what the lane's reducer needs to know; see ``LaneRules``."""
         of_kind = {device.name: device.kind_options for device in self.devices}
@@ -209,6 +222,8 @@ class LaneConfig:
             scales={n: o for n, o in of_kind.items() if isinstance(o, ScaleOptions)},
             metals={n: o for n, o in of_kind.items() if isinstance(o, MetalOptions)},
             contacts={n: o for n, o in of_kind.items() if isinstance(o, ContactOptions)},
+            readers={n: o for n, o in of_kind.items() if isinstance(o, IdentityOptions)},
+            identity_key=identity_key,
             pinned=pinned,
             is_test=is_test,
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from agent import config as configuration
 from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
+from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
 from agent.delivery import wire
 from agent.delivery.forward import Uplink
@@ -169,6 +170,7 @@ class Supervisor:
         self._refused = refused
         self._state_dir = state_dir or Path(config.journal.path).parent
         self._credentials = _credentials(config)
+        self._identity_key = read_key(config.gateway)
         self._identity = Identity(
             root=config.mqtt.root, site=config.gateway.site, gw=config.gateway.gw
         )
@@ -266,7 +268,7 @@ class Supervisor:
 
     def _rules(self, config: LaneConfig) -> LaneRules:
         is_test = self._config.gateway.mode == "test"
-        return config.rules(run=self._clock.run, is_test=is_test)
+        return config.rules(run=self._clock.run, is_test=is_test, identity_key=self._identity_key)
 
     def _start_lane(self, config: LaneConfig) -> None:
         state = LaneState(serial=self._serials.get(config.lane_id, 0))
@@ -442,6 +444,9 @@ class Supervisor:
         self._audit("boot", data)
         if self._refused is not None:
             self._fault("config_refused", self._refused)
+        key_file = self._config.gateway.identity_key_file
+        if key_file is not None and self._identity_key is None:
+            self._fault("identity_key", f"{key_file}: holds no key; plates are left out")
 
     def _audit(self, kind: str, data: dict[str, object]) -> None:
         assert kind in {"boot", "stop", "clock", "config"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from agent.config import certificates
 from agent.config.options import did_you_mean
 from agent.config.problems import Problem
-from agent.config.source import Source
+from agent.config.source import OptionPath, Source
 from agent.lane.options import ContactOptions, RpmOptions
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
@@ -121,18 +121,30 @@ def _encryption(mqtt: MqttOptions, source: Source) -> Iterator[Problem]:
 
 
 def _file(path: Path, option: str, source: Source) -> Iterator[Problem]:
+    at = ("mqtt", option)
+    if option in ("key_file", "password_file"):
+        yield from check_secret_file(path, at, source)
+    else:
+        yield from _readable(path, at, source)
+
+
+def check_secret_file(path: Path, at: OptionPath, source: Source) -> Iterator[Problem]:
+    """Yield why a file that holds a secret cannot be read, or who else can read it."""
+    yield from _readable(path, at, source)
+    trouble = certificates.secrecy_trouble(path)
+    if trouble is not None:
+        yield source.problem(at, trouble, value=str(path))
+
+
+def _readable(path: Path, at: OptionPath, source: Source) -> Iterator[Problem]:
     if str(path).startswith(CREDENTIALS) and not path.exists():
         text = "exists only while the service runs, so it is not checked here"
-        yield _of(source, option, text, str(path), is_warning=True)
+        yield source.problem(at, text, value=str(path), is_warning=True)
         return
     trouble = certificates.readable_trouble(path)
     if trouble is not None:
         text = f"{trouble}; expected a file that the user of this program may read"
-        yield _of(source, option, text, str(path))
-    if option in ("key_file", "password_file"):
-        trouble = certificates.secrecy_trouble(path)
-        if trouble is not None:
-            yield _of(source, option, trouble, str(path))
+        yield source.problem(at, text, value=str(path))
 
 
 def _expiry(name: str, option: str, source: Source, now: datetime) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from agent.config.checks import check_journal, check_lane, check_mqtt
+from agent.config.identity_key import check_key, check_readers
 from agent.config.options import ID_PATTERN, ID_TEXT, did_you_mean, fill, fill_flat, unknown
 from agent.config.ports import User, check_ports
 from agent.config.problems import ConfigError, Problem
@@ -26,6 +27,7 @@ from agent.config.source import (
 )
 from agent.lane.options import (
     ContactOptions,
+    IdentityOptions,
     KindOptions,
     LaneOptions,
     MetalOptions,
@@ -49,6 +51,7 @@ KIND_OPTIONS: MappingProxyType[str, type[KindOptions]] = MappingProxyType(
         "scale": ScaleOptions,
         "metal": MetalOptions,
         "lane.contacts": ContactOptions,
+        "lane.identity_line": IdentityOptions,
     }
 )
 """The lane's side of a device, by its kind; devices of kind lane differ, each driver by itself."""
@@ -127,6 +130,8 @@ def examine_files(
             lanes.append(lane)
     found += check_ports(users)
     found += check_relays(users)
+    if head.gateway is not None:
+        found += check_readers(users, head.gateway)
     is_whole = len(sources) == len(files.contents) and len(lanes) == len(sources) - 1
     if not is_whole or not lanes or not head.gateway or not head.mqtt or not head.journal:
         return Examined(config=None, problems=tuple(found))
@@ -176,6 +181,9 @@ def _head(source: Source, base: Path, found: list[Problem], now: datetime | None
     found += unknown(source.table, GATEWAY_TABLES, source, (), "table")
     gateway, wrong = fill(GatewayOptions, _table(source, "gateway", found), source, ("gateway",))
     found += wrong
+    if gateway is not None:
+        gateway = replace(gateway, identity_key_file=_absolute(base, gateway.identity_key_file))
+        found += check_key(gateway, source)
     mqtt, wrong = fill(MqttOptions, _table(source, "mqtt", found), source, ("mqtt",))
     found += wrong
     journal, wrong = fill(JournalOptions, _table(source, "journal", found), source, ("journal",))

@@ -188,7 +188,37 @@ class ContactOptions:
         return (*self.presence, *self.tamper, *self.door, *limits)
 
 
-KindOptions = RpmOptions | ScaleOptions | MetalOptions | ContactOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityOptions:
+    """A reader's place in the lane, and how much of what it reads is written down."""
+
+    relation: Annotated[
+        Relation, Meta(description="when something is read, seen from the occupancy")
+    ] = "during"
+    max_gap_s: Annotated[
+        float,
+        Meta(description="a reading further than this from it is another's [s]", ge=0, le=3600),
+    ] = 15.0
+    debounce_s: Annotated[
+        float,
+        Meta(
+            description="the same again within so long of the last time is the same reading [s]",
+            ge=0,
+            le=3600,
+        ),
+    ] = 10.0
+    identity_privacy: Annotated[
+        Literal["token", "clear"],
+        Meta(
+            description="token: a passage holds a keyed token and only an alarm's record the text; "
+            "clear: both hold the text"
+        ),
+    ] = "token"
+
+
+SideOptions = ScaleOptions | MetalOptions | IdentityOptions
+"""Of devices whose parts join a portal's passage."""
+KindOptions = RpmOptions | ScaleOptions | MetalOptions | ContactOptions | IdentityOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +227,7 @@ class LaneRules:
 
     ``run`` is the random name of this run of the agent, part of every passage and alarm id.
     ``pinned`` names portal options ("nsigma" …) that outrank the portal's own settings lines.
+    ``identity_key`` makes the tokens that stand for identities; None: they are left out.
     """
 
     lane_id: str
@@ -206,10 +237,12 @@ class LaneRules:
     scales: dict[str, ScaleOptions]
     metals: dict[str, MetalOptions]
     contacts: dict[str, ContactOptions] = field(default_factory=dict)
+    readers: dict[str, IdentityOptions] = field(default_factory=dict)
+    identity_key: bytes | None = field(default=None, repr=False)
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 
     @property
-    def sides(self) -> dict[str, ScaleOptions | MetalOptions]:
+    def sides(self) -> dict[str, SideOptions]:
         """Return the devices whose parts join a portal's passage."""
-        return {**self.scales, **self.metals}
+        return {**self.scales, **self.metals, **self.readers}

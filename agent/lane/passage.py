@@ -1,7 +1,7 @@
 """Joins what belongs to one vehicle into one passage, and closes it.
 
-A weight and a walk come before, during or after the portal's occupancy (``relation``), at most
-``max_gap_s`` from it::
+A weight, a walk and what a reader reads come before, during or after the portal's occupancy
+(``relation``), at most ``max_gap_s`` from it::
 
     before   start - gap … start          during   start … end, or else within the gap of it
     after    end … end + gap
@@ -17,10 +17,10 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane.alarms import cleared
+from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
-from agent.lane.options import LaneRules, MetalOptions, ScaleOptions
-from agent.lane.state import Part, Transit, Turn
+from agent.lane.options import LaneRules, SideOptions
+from agent.lane.state import Part, Sighting, Transit, Turn, sightings_of
 from agent.records import (
     Agreement,
     MetalPart,
@@ -43,7 +43,7 @@ HOLD_IN_S = 2.0
 _METAL_ORDER: tuple[MetalResult, ...] = ("alarm", "unknown", "random", "clear")
 
 
-def fits(at: Stamp, transit: Transit, options: ScaleOptions | MetalOptions) -> bool:
+def fits(at: Stamp, transit: Transit, options: SideOptions) -> bool:
     """Return whether a part of that moment can be this vehicle's."""
     gap_s = options.max_gap_s
     from_start_s = at.since_s(transit.started)
@@ -85,7 +85,7 @@ def likely_passage(turn: Turn, device: str) -> str | None:
     return next(iter(fitting)) if len(fitting) == 1 else None
 
 
-def last_moment(part: Part, options: ScaleOptions | MetalOptions) -> Stamp:
+def last_moment(part: Part, options: SideOptions) -> Stamp:
     """Return until when a vehicle can still appear that the part fits."""
     return part.at if options.relation == "after" else part.at.forward(options.max_gap_s)
 
@@ -130,6 +130,10 @@ def revise(turn: Turn, parts_before: tuple[Part, ...]) -> None:
     if turn.state.parts is parts_before:
         return
     for transit in turn.state.transits:
+        told = tell_identity(turn, transit)
+        if told is not transit:
+            put(turn, told)
+    for transit in turn.state.transits:
         if transit.published is not None:
             publish(turn, transit)
     for part in turn.state.parts:
@@ -164,6 +168,7 @@ def publish_orphan(turn: Turn, part: Part) -> None:
     passage_id = part.orphan.passage_id if part.orphan else turn.new_id("p")
     scale = part.content if isinstance(part.content, ScalePart) else None
     metal = part.content if isinstance(part.content, MetalPart) else None
+    identity = (part.content.kept,) if isinstance(part.content, Sighting) else ()
     priority, reasons = _priority(turn.rules, None, scale, metal, ())
     passage = Passage(
         stamp=turn.stamp,
@@ -183,6 +188,7 @@ def publish_orphan(turn: Turn, part: Part) -> None:
         rpm=None,
         scale=scale,
         metal=metal,
+        identity=identity,
     )
     before = part.orphan
     if before is not None:
@@ -226,6 +232,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         rpm=rpm,
         scale=scale,
         metal=metal,
+        identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
     )
 
 

@@ -16,6 +16,7 @@ from agent.records import (
     BackgroundQuality,
     BackgroundUsed,
     EndReason,
+    IdentityItem,
     MetalPart,
     Passage,
     Record,
@@ -99,8 +100,27 @@ class Transit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What a reader read of a vehicle or a person."""
+
+    clear: IdentityItem
+    """As an alarm's record holds it."""
+    kept: IdentityItem
+    """As a passage holds it."""
+    declared_kg: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRead:
+    """When a reader last read the same, and the part that was made of it."""
+
+    at: Stamp
+    serial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A finished weighing, or a walk through the metal detector.
+    """A finished weighing, a walk through the metal detector, or what a reader read.
 
     ``at`` is the moment that decides which vehicle it belongs to.
     """
@@ -108,7 +128,7 @@ class Part:
     serial: int
     device: str
     at: Stamp
-    content: ScalePart | MetalPart
+    content: ScalePart | MetalPart | Sighting
     alarm_ids: tuple[str, ...] = ()
     claimed_by: frozenset[str] = frozenset()
     """Every passage it ever fitted; more than one: ambiguous."""
@@ -217,6 +237,8 @@ class LaneState:
     contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Each contact's level by (device, name); None: nobody can say."""
     presences: Mapping[str, Presence] = field(default_factory=dict)
+    last_reads: Mapping[tuple[str, str, str], LastRead] = field(default_factory=dict)
+    """By (device, kind, value), oldest first; those that can still be repeated."""
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""
@@ -243,6 +265,24 @@ class Turn:
     def new_id(self, letter: str) -> str:
         """Return a new id, unique over lanes and runs."""
         return f"{self.rules.lane_id}-{self.rules.run}-{letter}{self.next_serial()}"
+
+
+def sightings_of(state: LaneState, passage_id: str) -> list[Sighting]:
+    """Return what was read of this vehicle and of no other, in order of time.
+
+    A reader of which one reading is in doubt gives none: the others might be another vehicle's.
+    """
+    found = [
+        part
+        for part in state.parts
+        if isinstance(part.content, Sighting) and passage_id in part.claimed_by
+    ]
+    doubted = {part.device for part in found if len(part.claimed_by) > 1}
+    return [
+        part.content
+        for part in sorted(found, key=lambda p: p.at.mono_us)
+        if isinstance(part.content, Sighting) and part.device not in doubted
+    ]
 
 
 def background_used(background: RunningBackground, now: Stamp, *, suspect: bool) -> BackgroundUsed:

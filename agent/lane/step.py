@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import axles, contacts, occupancy, passage, walks, weighing
+from agent.lane import axles, contacts, identities, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -233,7 +233,9 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             contacts.on_contact(turn, device, reading)
         case VehiclePresence() | GammaSpectrum() | DeviceNuclides() | DoseRate():
             pass
-        case Housekeeping() | Identity():
+        case Identity():
+            identities.on_identity(turn, device, reading)
+        case Housekeeping():
             pass
         case _:
             assert_never(reading)
