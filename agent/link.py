@@ -432,11 +432,14 @@ class ModbusLink(DeviceLink):
         at = max(min(self._due, default=math.inf), self._parked_until)
         if at > now:
             wake_at = min(at, now + HEARTBEAT_S, silent_at if silent_at > now else math.inf)
-            await asyncio.sleep(wake_at - now)
+            await self._nap(wake_at - now)
             return
         index = self._due.index(min(self._due))
         await self._read(self._blocks[index])
         self._reschedule(index, loop.time())
+
+    async def _nap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     async def _read(self, block: Block) -> None:
         common = self.device.common

@@ -287,7 +287,7 @@ class Passage:
     identity: tuple[IdentityItem, ...] = ()
 
 
-AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]
+AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings", "output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from agent.lane.options import (
     LaneOptions,
     LaneRules,
     MetalOptions,
+    OutputOptions,
     RpmOptions,
     ScaleOptions,
 )
@@ -223,6 +224,7 @@ class LaneConfig:
             metals={n: o for n, o in of_kind.items() if isinstance(o, MetalOptions)},
             contacts={n: o for n, o in of_kind.items() if isinstance(o, ContactOptions)},
             readers={n: o for n, o in of_kind.items() if isinstance(o, IdentityOptions)},
+            outputs={n: o for n, o in of_kind.items() if isinstance(o, OutputOptions)},
             identity_key=identity_key,
             pinned=pinned,
             is_test=is_test,

@@ -34,10 +34,12 @@ from agent.delivery.snapshots import (
 )
 from agent.delivery.wire import Encoder, Identity, WireError
 from agent.health import Notifier, Watchdog, temperature_c
+from agent.lane import annunciator
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
+from agent.outputs import Moved, OutputLink
 from agent.records import Alarm, Audit, LaneEvent, Record, Stop, Tick, Timed
 from agent.relay import Relay
 from agent.settings import Config, DeviceConfig, LaneConfig
@@ -62,6 +64,8 @@ MOMENTARY = frozenset({"moved_aside", "dropped", "receipt_refused"})
 KEPT_UNSTORED = 10_000
 """So many records wait for a disk that takes none; the next one is counted as lost, and said."""
 DRAIN_S = 3.0
+SAFE_S = 2.0
+"""Outputs have so long to be made safe at an orderly stop [wall seconds]."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,8 @@ class Lane:
     rules: LaneRules
     state: LaneState = field(default_factory=LaneState)
     links: dict[str, DeviceLink] = field(default_factory=dict)
+    outputs: dict[str, OutputLink] = field(default_factory=dict)
+    """Those of its links that show what the lane knows."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     relays: dict[str, tuple[Relay, asyncio.Task[None]]] = field(default_factory=dict)
     """By device; one that is exchanged leaves the links alone."""
@@ -283,14 +289,7 @@ class Supervisor:
         lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lambda: _forget_all(lane)))
 
     def _start_device(self, lane: Lane, device: DeviceConfig) -> None:
-        link = make_link(
-            device,
-            clock=self._clock,
-            sink=lambda event: self._take(lane, event),
-            lines=self._lines,
-            label=f"{device.name} {lane.config.lane_id}",
-            tap=lambda _, captured: _relayed(lane, device.name, captured),
-        )
+        link = self._make_link(lane, device)
         lane.links[device.name] = link
         self._start_relay(lane, device)
 
@@ -299,6 +298,44 @@ class Supervisor:
 
         name = f"{lane.config.lane_id}_{device.name}"
         lane.tasks.append(self._guard(name, run, lambda: _forget_all(lane)))
+
+    def _make_link(self, lane: Lane, device: DeviceConfig) -> DeviceLink:
+        label = f"{device.name} {lane.config.lane_id}"
+        if device.driver.is_output:
+            lane.outputs[device.name] = link = OutputLink(
+                device,
+                line=self._lines.line_of(device),
+                clock=self._clock,
+                sink=lambda event: self._take(lane, event),
+                label=label,
+                permit=lambda signal: annunciator.interlock(
+                    lane.state, lane.rules, device.name, signal
+                ),
+                on_moved=lambda moved: self._say_moved(lane, device.name, moved),
+            )
+            return link
+        return make_link(
+            device,
+            clock=self._clock,
+            sink=lambda event: self._take(lane, event),
+            lines=self._lines,
+            label=label,
+            tap=lambda _, captured: _relayed(lane, device.name, captured),
+        )
+
+    def _say_moved(self, lane: Lane, device: str, moved: Moved) -> None:
+        """Record a movement of the barrier, done or not."""
+        data: dict[str, object] = {
+            "device": device,
+            "output": moved.command.signal,
+            "passage_id": moved.command.passage_id,
+            "why": moved.command.why,
+            "result": moved.result,
+            "detail": moved.detail or None,
+        }
+        self._recorder.put(
+            Audit(stamp=moved.stamp, kind="output", lane=lane.config.lane_id, data=data)
+        )
 
     def _start_relay(self, lane: Lane, device: DeviceConfig) -> None:
         config = relay_of(device.common)
@@ -336,7 +373,8 @@ class Supervisor:
             self._start_relay(lane, device)
 
     async def _stop_lane(self, lane: Lane) -> None:
-        """End the lane's links, then close and say what is open in it."""
+        """Make its outputs safe, end its links, then close and say what is open in it."""
+        await asyncio.gather(*(link.make_safe(SAFE_S) for link in lane.outputs.values()))
         await _cancel(lane.tasks)
         lane.tasks.clear()
         for device in tuple(lane.relays):
@@ -363,6 +401,9 @@ class Supervisor:
         for record in records:
             self._recorder.put(record)
         occupied = is_occupied(lane.state)
+        for name, link in lane.outputs.items():
+            shown = annunciator.wanted(lane.state, event.stamp, lane.rules, name, occupied=occupied)
+            link.want(shown.levels, shown.command)
         if records or occupied != lane.was_occupied:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, Protocol, runtime_checkable
@@ -49,6 +49,15 @@ class Block:
     period_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoilWrite:
+    """Coils to set in one request: function 5 sets one, 15 several in a row."""
+
+    address: int
+    values: tuple[bool, ...]
+    function: Literal[5, 15] = 15
+
+
 @runtime_checkable
 class StreamDriver(Protocol):
     """Talks in bytes. Pure: no clock, no I/O; keeps only its own bounded buffer."""
@@ -84,6 +93,36 @@ class PolledDriver(Protocol):
         """The device was lost or found again: forget what only holds without a gap."""
 
 
+@runtime_checkable
+class OutputDriver(PolledDriver, Protocol):
+    """Sets coils; says what to read back and what is safe when the agent is gone.
+
+    ``blocks`` are the coils themselves: ``decode`` tells what they are, and holds them against
+    what was asked for last.
+    """
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Which outputs are wired."""
+
+    @property
+    def pulse_s(self) -> float:
+        """How long a pulse lasts [s]."""
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Which outputs were last read back as something else than was asked for."""
+
+    def levels(self, wanted: Mapping[str, bool]) -> tuple[CoilWrite, ...]:
+        """Return what to write so that these outputs are on or off."""
+
+    def pulse(self, signal: str, *, is_on: bool) -> tuple[CoilWrite, ...]:
+        """Return what to write to begin or end a pulse; empty: it is not wired."""
+
+    def safe(self) -> tuple[CoilWrite, ...]:
+        """Return what to write so that everything is safe without the agent."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriverType:
     """A driver found by name: its options, its maker and its documented line."""
@@ -95,6 +134,7 @@ class DriverType:
     is_polled: bool
     is_silent_by_nature: bool = False
     """It speaks only when somebody comes: its silence tells nothing."""
+    is_output: bool = False
 
 
 class UnknownDriverError(LookupError):
@@ -129,6 +169,7 @@ def find(name: str) -> DriverType:
         line=getattr(module, "LINE", LineParameters()),
         is_polled=hasattr(module.Driver, "decode"),
         is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
+        is_output=hasattr(module.Driver, "safe"),
     )
 
 

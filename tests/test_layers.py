@@ -59,7 +59,7 @@ EDGES = (
     "agent.delivery.wire",
     "agent.delivery.snapshots",
 )
-SHELL = ("agent.link", "agent.relay", "agent.delivery")
+SHELL = ("agent.link", "agent.outputs", "agent.relay", "agent.delivery")
 TOP = ("agent.supervisor", "agent.cli", "agent.tools")
 
 # The first rule whose module fits counts: the narrow before the wide.

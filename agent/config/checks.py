@@ -11,7 +11,7 @@ from agent.config import certificates
 from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import OptionPath, Source
-from agent.lane.options import ContactOptions, RpmOptions
+from agent.lane.options import ContactOptions, OutputOptions, RpmOptions
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
@@ -69,12 +69,35 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
     for device in lane.devices:
         if isinstance(device.kind_options, ContactOptions):
             yield from _roles(device, device.kind_options, source)
+        if isinstance(device.kind_options, OutputOptions):
+            yield from _outputs(device, device.kind_options, lane, source)
+
+
+def _outputs(
+    device: DeviceConfig, options: OutputOptions, lane: LaneConfig, source: Source
+) -> Iterator[Problem]:
+    """Yield a barrier that could never close, and outputs that nobody makes safe."""
+    at = ("devices", device.name)
+    contacts = [d.kind_options for d in lane.devices if isinstance(d.kind_options, ContactOptions)]
+    if options.barrier == "routine" and not any(c.under_barrier for c in contacts):
+        text = (
+            "expected a lane.contacts device with under_barrier: a barrier is closed only where "
+            "a contact says that nothing is under it"
+        )
+        yield source.problem((*at, "barrier"), text, value=options.barrier)
+    if not getattr(device.driver_options, "watchdog_s", 0.0):
+        text = (
+            "the module has no watchdog: when the agent dies its outputs stay as they are; set "
+            "the module's own and say so with watchdog_s"
+        )
+        yield source.problem((*at, "watchdog_s"), text, is_warning=True)
 
 
 def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Iterator[Problem]:
     """Yield the contacts that have a role and no input, or two roles."""
     wired = getattr(device.driver_options, "inputs", {})
-    for role in ("presence", "tamper", "door", "barrier_closed", "barrier_open"):
+    roles = ("presence", "tamper", "door", "under_barrier", "barrier_closed", "barrier_open")
+    for role in roles:
         given = getattr(options, role) or ()
         for name in (given,) if isinstance(given, str) else given:
             path = ("devices", device.name, role)

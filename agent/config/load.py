@@ -31,6 +31,7 @@ from agent.lane.options import (
     KindOptions,
     LaneOptions,
     MetalOptions,
+    OutputOptions,
     RpmOptions,
     ScaleOptions,
 )
@@ -52,6 +53,7 @@ KIND_OPTIONS: MappingProxyType[str, type[KindOptions]] = MappingProxyType(
         "metal": MetalOptions,
         "lane.contacts": ContactOptions,
         "lane.identity_line": IdentityOptions,
+        "lane.outputs": OutputOptions,
     }
 )
 """The lane's side of a device, by its kind; devices of kind lane differ, each driver by itself."""

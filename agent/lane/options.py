@@ -174,6 +174,14 @@ class ContactOptions:
     door: Annotated[
         tuple[str, ...], Meta(description="doors: active, that is open, raises a tamper alarm")
     ] = ()
+    under_barrier: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="loops and photocells under the barrier: it is never closed by the agent "
+            "while one of them, or of presence, is active or unknown",
+            max_length=8,
+        ),
+    ] = ()
     barrier_closed: Annotated[
         str | None, Meta(description="limit switch, active while the barrier is down")
     ] = None
@@ -185,7 +193,7 @@ class ContactOptions:
     def named(self) -> tuple[str, ...]:
         """Return every name that has a role here."""
         limits = tuple(name for name in (self.barrier_closed, self.barrier_open) if name)
-        return (*self.presence, *self.tamper, *self.door, *limits)
+        return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +224,49 @@ class IdentityOptions:
     ] = "token"
 
 
+AlarmWord = Literal["gamma", "neutron", "spectral", "metal", "weight", "tamper"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What the lane's outputs show, and whether its barrier moves by itself."""
+
+    beacon_kinds: Annotated[
+        tuple[AlarmWord, ...], Meta(description="kinds of alarm that light the beacon")
+    ] = ("gamma", "neutron", "spectral", "metal", "weight", "tamper")
+    siren_kinds: Annotated[
+        tuple[AlarmWord, ...], Meta(description="kinds of alarm that sound the siren")
+    ] = ("gamma", "neutron", "spectral")
+    siren_s: Annotated[
+        float,
+        Meta(description="the siren is silent so long after an alarm began [s]", ge=1, le=600),
+    ] = 30.0
+    hold_s: Annotated[
+        float,
+        Meta(description="an alarm is shown so long after it was cleared [s]", ge=0, le=600),
+    ] = 10.0
+    barrier: Annotated[
+        Literal["manual", "routine"],
+        Meta(
+            description="manual: never moved by the agent; routine: opened for a vehicle without "
+            "any finding, closed behind it"
+        ),
+    ] = "manual"
+    close_after_s: Annotated[
+        float,
+        Meta(description="the way must be free so long before the barrier closes [s]", ge=0, le=60),
+    ] = 2.0
+    opens_despite_radiation: Annotated[
+        bool,
+        Meta(description="true: the barrier may open while a gamma or neutron alarm stands"),
+    ] = False
+
+
 SideOptions = ScaleOptions | MetalOptions | IdentityOptions
 """Of devices whose parts join a portal's passage."""
-KindOptions = RpmOptions | ScaleOptions | MetalOptions | ContactOptions | IdentityOptions
+KindOptions = (
+    RpmOptions | ScaleOptions | MetalOptions | ContactOptions | IdentityOptions | OutputOptions
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +286,7 @@ class LaneRules:
     metals: dict[str, MetalOptions]
     contacts: dict[str, ContactOptions] = field(default_factory=dict)
     readers: dict[str, IdentityOptions] = field(default_factory=dict)
+    outputs: dict[str, OutputOptions] = field(default_factory=dict)
     identity_key: bytes | None = field(default=None, repr=False)
     pinned: frozenset[str] = frozenset()
     is_test: bool = False

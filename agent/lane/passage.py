@@ -335,6 +335,16 @@ def _settings(
     return values
 
 
+def has_no_finding(turn: Turn, transit: Transit) -> bool:
+    """Return whether nothing at all speaks against a vehicle that has left the portal."""
+    _, reasons = _priority(turn.rules, transit, None, None, ())
+    theirs = (p.alarm_ids for p in turn.state.parts if transit.passage_id in p.claimed_by)
+    begun = [w.alarm for w in turn.state.walks.values()]
+    begun += [w.alarm for w in turn.state.weighings.values()]
+    begun += [r.alarm for r in turn.state.axle_runs.values()]
+    return not reasons and not any(theirs) and not any(begun)
+
+
 def _priority(
     rules: LaneRules,
     transit: Transit | None,

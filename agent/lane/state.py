@@ -13,6 +13,7 @@ from typing import Literal
 from agent.lane.options import LaneRules
 from agent.records import (
     Alarm,
+    AlarmKind,
     BackgroundQuality,
     BackgroundUsed,
     EndReason,
@@ -21,6 +22,7 @@ from agent.records import (
     Passage,
     Record,
     ScalePart,
+    Severity,
     Stamp,
 )
 from drivers.readings import Level, MetalProgram, PortalSettings, Weight
@@ -214,6 +216,33 @@ class Presence:
     """When the last of them became inactive; None: one is active, or none has been yet."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """An alarm or fault as far as the lane's outputs show it."""
+
+    kind: AlarmKind
+    code: str
+    severity: Severity
+    raised: Stamp
+    """When it began, or became another one."""
+    cleared: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier:
+    """What was decided for the vehicle that left the portal last."""
+
+    passage_id: str
+    decided: Stamp
+    opens: bool
+    closes: bool
+    """It may still be up from the vehicle before, and this one must not follow."""
+    entered: bool = False
+    """A vehicle has stood under it since."""
+    free_since: Stamp | None = None
+    """When the way became free; None: it is not, or nobody knows."""
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -239,6 +268,9 @@ class LaneState:
     presences: Mapping[str, Presence] = field(default_factory=dict)
     last_reads: Mapping[tuple[str, str, str], LastRead] = field(default_factory=dict)
     """By (device, kind, value), oldest first; those that can still be repeated."""
+    announced: Mapping[str, Announced] = field(default_factory=dict)
+    """By alarm id; only where the lane has outputs."""
+    barrier: Barrier | None = None
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

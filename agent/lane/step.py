@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import axles, contacts, identities, occupancy, passage, walks, weighing
+from agent.lane import annunciator, axles, contacts, identities, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -79,6 +79,8 @@ def step(
     passage.revise(turn, parts)
     # What is due now and was not before is due through this event, so it has this event's time.
     _run_due(turn, event.stamp.mono_us, event.stamp)
+    if rules.outputs:
+        annunciator.note(turn)
     return turn.state, tuple(turn.records)
 
 
