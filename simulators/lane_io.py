@@ -96,6 +96,7 @@ class LaneModule:
     safe_on : relays that are on in the safe state
     watchdog_s : unasked for so long it goes into the safe state [scene s]; None: it has no watchdog
     welded : relays that never move; may be changed at any time
+    hand : inputs that somebody holds open or closed; may be changed at any time
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class LaneModule:
         unit_id: int = 1,
     ) -> None:
         self.welded: set[int] = set()
+        self.hand: dict[int, bool] = {}
         self.changes: list[RelayChange] = []
         self.unit = ModbusUnit(unit_id=unit_id, before_request=self._refresh)
         self.unit.coils = _Relays(self)
@@ -131,6 +133,7 @@ class LaneModule:
         for channel in range(CHANNELS):
             contact = self._inputs.get(channel)
             is_closed = contact is not None and contact.is_closed(scene_s)
+            is_closed = self.hand.get(channel, is_closed)
             self.unit.discrete[channel] = is_closed
             count = 0 if contact is None else contact.count(scene_s)
             self.unit.set_words(
