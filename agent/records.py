@@ -213,6 +213,18 @@ class RpmPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredCheck:
+    """A weight held against the declared mass; None: nobody can say."""
+
+    result: Literal["agrees", "differs", "not_judged"]
+    difference_kg: float | None = None
+    """Weighed less declared."""
+    limit_kg: float | None = None
+    why: str | None = None
+    """Why it was not judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalePart:
     """The scale's part of a passage."""
 
@@ -230,6 +242,8 @@ class ScalePart:
     legal: bool
     """Only where the device itself said stable, in its own resolution, with an alibi number."""
     declared_kg: float | None = None
+    """What a reader read in this passage; None: nothing, or two that differ."""
+    declared_check: DeclaredCheck | None = None
     axles_kg: tuple[float, ...] | None = None
     """Each axle's load where the vehicle was weighed axle by axle."""
     invalid: str | None = None

@@ -137,6 +137,40 @@ class ScaleOptions:
         float | None,
         Meta(description="the reference load may read so far off before it is a fault [kg]", gt=0),
     ] = None
+    accuracy_class: Annotated[
+        Literal["III", "IIII", "0.2", "0.5", "1", "2", "5", "10"],
+        Meta(
+            description="its class: III or IIII of OIML R 76-1 for a scale used at rest, or the "
+            "vehicle mass class of OIML R 134-1 for one that weighs in motion [percent]"
+        ),
+    ] = "III"
+    declared_as: Annotated[
+        Literal["gross", "net"],
+        Meta(description="which mass the documents declare; one of the other kind is not judged"),
+    ] = "gross"
+    declared_percent: Annotated[
+        float,
+        Meta(description="a weight may differ so far from the declared [percent]", ge=0, le=100),
+    ] = 3.0
+    declared_within_kg: Annotated[
+        float, Meta(description="and always so far [kg]", ge=0, le=100000)
+    ] = 100.0
+    declared_mpe_factor: Annotated[
+        float,
+        Meta(
+            description="and always so many times the scale's own maximum permissible error in "
+            "service",
+            ge=0,
+            le=100,
+        ),
+    ] = 2.0
+    declared_alarm: Annotated[
+        Literal["off", "notice", "elevated"],
+        Meta(
+            description="severity of the alarm where it differs further; off: the passage only "
+            "says it"
+        ),
+    ] = "notice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

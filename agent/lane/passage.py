@@ -17,6 +17,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
+from agent.lane import declared
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, SideOptions
@@ -127,6 +128,7 @@ def publish(turn: Turn, transit: Transit) -> None:
 def revise(turn: Turn, parts_before: tuple[Part, ...]) -> None:
     """Say again every published passage that a part has changed since."""
     claim(turn)
+    declared.judge(turn)
     if turn.state.parts is parts_before:
         return
     for transit in turn.state.transits:
@@ -183,7 +185,7 @@ def publish_orphan(turn: Turn, part: Part) -> None:
         transit_id=passage_id,
         priority=priority,
         reasons=reasons,
-        alarm_ids=part.alarm_ids,
+        alarm_ids=part.all_alarm_ids,
         ambiguous=(),
         rpm=None,
         scale=scale,
@@ -210,10 +212,12 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
     # Weighed again: the later weighing counts.
     scale = scales[-1] if scales else None
     metal = _joined(metals) if metals else None
+    if scale is not None:
+        scale = declared.with_declaration(turn, scale, transit.passage_id)
     rpm = _rpm_part(transit, turn.rules)
     priority, reasons = _priority(turn.rules, transit, scale, metal, ambiguous)
     alarm_ids = [a.alarm_id for a in transit.alarms]
-    alarm_ids += [alarm_id for part in own for alarm_id in part.alarm_ids]
+    alarm_ids += [alarm_id for part in own for alarm_id in part.all_alarm_ids]
     return Passage(
         stamp=turn.stamp,
         lane=turn.rules.lane_id,
@@ -338,7 +342,7 @@ def _settings(
 def has_no_finding(turn: Turn, transit: Transit) -> bool:
     """Return whether nothing at all speaks against a vehicle that has left the portal."""
     _, reasons = _priority(turn.rules, transit, None, None, ())
-    theirs = (p.alarm_ids for p in turn.state.parts if transit.passage_id in p.claimed_by)
+    theirs = (p.all_alarm_ids for p in turn.state.parts if transit.passage_id in p.claimed_by)
     begun = [w.alarm for w in turn.state.walks.values()]
     begun += [w.alarm for w in turn.state.weighings.values()]
     begun += [r.alarm for r in turn.state.axle_runs.values()]
@@ -364,16 +368,30 @@ def _priority(
             elevated.append("not_measured")
         if transit.background.quality not in {"good", "learning"}:
             elevated.append(f"background_{transit.background.quality}")
-    limit_kg = scale.max_gross_kg if scale else None
-    if scale and limit_kg is not None and scale.mass_kg is not None and scale.mass_kg > limit_kg:
-        elevated.append("over_max_gross")
-    if scale and scale.stable is False:
-        elevated.append("weight_in_motion")
-    if scale and scale.invalid is not None:
-        elevated.append("weighing_invalid")
+    if scale is not None:
+        elevated += _weight_reasons(scale)
     if metal and metal.result in {"alarm", "unknown"}:
         elevated.append(f"metal_{metal.result}")
     elevated += [f"ambiguous_{device}" for device in ambiguous]
     priority: Priority = "high" if high else "elevated" if elevated else "routine"
-    service = () if rules.lane.in_service else ("out_of_service",)
-    return priority, (*high, *elevated, *service)
+    check = scale.declared_check if scale else None
+    notes = ["declared_not_judged"] if check is not None and check.result == "not_judged" else []
+    if not rules.lane.in_service:
+        notes.append("out_of_service")
+    return priority, (*high, *elevated, *notes)
+
+
+def _weight_reasons(scale: ScalePart) -> list[str]:
+    """Return what a weight is remarkable for."""
+    reasons = []
+    limit_kg = scale.max_gross_kg
+    if limit_kg is not None and scale.mass_kg is not None and scale.mass_kg > limit_kg:
+        reasons.append("over_max_gross")
+    if scale.stable is False:
+        reasons.append("weight_in_motion")
+    if scale.invalid is not None:
+        reasons.append("weighing_invalid")
+    check = scale.declared_check
+    if check is not None and check.result == "differs":
+        reasons.append("declared_mismatch")
+    return reasons

@@ -138,6 +138,14 @@ class Part:
     """It came inside an occupancy, so that one has it and the near ones have not."""
     orphan: Passage | None = None
     """The passage of its own that it got because no vehicle fitted."""
+    declared_alarm: Alarm | None = None
+    """The latest phase of the alarm that a weight differs from the declared mass."""
+
+    @property
+    def all_alarm_ids(self) -> tuple[str, ...]:
+        """Return the alarms that this part brings into a passage."""
+        declared = () if self.declared_alarm is None else (self.declared_alarm.alarm_id,)
+        return (*self.alarm_ids, *declared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import annunciator, axles, contacts, identities, occupancy, passage, walks, weighing
+from agent.lane import (
+    annunciator,
+    axles,
+    contacts,
+    declared,
+    identities,
+    occupancy,
+    passage,
+    walks,
+    weighing,
+)
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -92,6 +102,11 @@ def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
     alarms += [r.alarm.alarm_id for r in state.axle_runs.values() if r.alarm]
     alarms += [w.alarm.alarm_id for w in state.walks.values() if w.alarm]
+    alarms += [
+        p.declared_alarm.alarm_id
+        for p in state.parts
+        if p.declared_alarm is not None and p.declared_alarm.phase != "cleared"
+    ]
     background = {}
     if portal is not None:
         suspect = occupancy.is_suspect(portal.background, rules)
@@ -181,9 +196,11 @@ def _forget_transit(turn: Turn, passage_id: str) -> None:
     kept = tuple(t for t in turn.state.transits if t.passage_id != passage_id)
     names = {t.passage_id for t in kept}
     turn.state.transits = kept
-    turn.state.parts = tuple(
-        p for p in turn.state.parts if not p.claimed_by or p.claimed_by & names
-    )
+    parts = tuple(p for p in turn.state.parts if not p.claimed_by or p.claimed_by & names)
+    for part in turn.state.parts:
+        if part not in parts:
+            declared.let_go(turn, part)
+    turn.state.parts = parts
 
 
 def _forget_part(turn: Turn, serial: int) -> None:
@@ -323,6 +340,7 @@ def _stop(turn: Turn) -> None:
     for part in turn.state.parts:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
+    turn.state.parts = tuple(declared.let_go(turn, part) for part in turn.state.parts)
     # Nobody watches any more; what still holds is raised anew at the next start.
     for device, code in tuple(turn.state.standing):
         clear_standing(turn, device, code)
