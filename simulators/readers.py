@@ -15,6 +15,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from simulators.ports import Send, TcpPort
+
 REPEAT_S = 0.05
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _HOLDER = "ERIKSSON<<ANNA<MARIA"
@@ -104,3 +106,43 @@ class TagReader:
     def near(self, *, seconds: float) -> bytes:
         """Return what the reader sends while the tag is near for so long."""
         return self._frame * round(seconds / REPEAT_S)
+
+
+class ReaderPort:
+    """A reader behind a device server: it says what it reads to whoever is connected."""
+
+    def __init__(self) -> None:
+        self._sends: list[Send] = []
+        self._port = TcpPort(self._talk)
+
+    def _talk(self, send: Send) -> _Silent:
+        self._sends.append(send)
+        return _Silent()
+
+    async def serve_tcp(self) -> str:
+        """Listen on the loopback and return the address, ``tcp://127.0.0.1:N``."""
+        return f"tcp://127.0.0.1:{await self._port.open()}"
+
+    @property
+    def heard_by(self) -> int:
+        """How many have connected so far."""
+        return len(self._sends)
+
+    def say(self, data: bytes) -> None:
+        """Send to every client."""
+        for send in self._sends:
+            send(data)
+
+    async def close(self) -> None:
+        """Stop listening and cut every client off."""
+        await self._port.close()
+
+
+class _Silent:
+    """A reader hears nothing."""
+
+    def received(self, data: bytes) -> None:
+        """Let it be."""
+
+    def closed(self) -> None:
+        """Nothing is open."""

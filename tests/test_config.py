@@ -105,6 +105,8 @@ def example(tmp_path, authority):
     tls.mkdir()
     authority.write(tls / "ca.pem")
     authority.issue(tls, "gateway", "bridge-north/gw-1")
+    (directory / "identity.key").write_text("0123456789abcdef" * 4)
+    (directory / "identity.key").chmod(0o600)
     return directory
 
 
@@ -119,6 +121,9 @@ def test_the_example_is_accepted_as_it_stands(example):
         ("rpm", "rpm.rapiscan"),
         ("scale", "scale.toledo"),
         ("metal", "metal.dry_contact"),
+        ("gate", "lane.contacts"),
+        ("plate", "lane.identity_line"),
+        ("io", "lane.outputs"),
     ]
     assert lane.lane.max_gross_kg == 40000.0
     assert config.mqtt.key_file == str(example / "tls" / "gateway.key")
@@ -129,9 +134,10 @@ def example_tables():
     yield "gateway.toml", "[mqtt]", (MqttOptions,)
     yield "gateway.toml", "[journal]", (JournalOptions,)
     yield "lanes/inbound-1.toml", "[lane]", (LaneOptions,)
-    for name in ("rpm", "scale", "metal"):
-        driver = tomllib.loads((EXAMPLE / "lanes/inbound-1.toml").read_text())["devices"][name]
-        kinds = (KIND_OPTIONS[name], find(driver["driver"]).options)
+    devices = tomllib.loads((EXAMPLE / "lanes/inbound-1.toml").read_text())["devices"]
+    for name, device in devices.items():
+        driver = device["driver"]
+        kinds = (KIND_OPTIONS[kind_of(driver)], find(driver).options)
         yield "lanes/inbound-1.toml", f"[devices.{name}]", kinds
 
 
@@ -162,6 +168,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
     text = path.read_text(encoding="utf-8")
     no_default = "username|password_file|baud|parity|data_bits|stop_bits|silence_s|span_|unit"
     no_default += "|alarm|ready|passage_in|passage_out|axles|max_axle_kg|relay_listen|relay_clients"
+    no_default += "|columns|pattern"
     opened = re.sub(
         rf"^#(?!(?:{no_default}) |span_)([a-z_0-9]+ = )", r"\1", text, flags=re.MULTILINE
     )
@@ -172,7 +179,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
 
 def test_the_custom_points_of_the_example_are_accepted(example):
     path = example / "lanes/inbound-1.toml"
-    text = path.read_text(encoding="utf-8").replace('"moxa-e1212"\n', '"custom"\n')
+    text = path.read_text(encoding="utf-8").replace('"moxa-e1212"\n', '"custom"\n', 1)
     text = re.sub(
         r"^#((?:alarm|ready|passage_in|passage_out) = \{)", r"\1", text, flags=re.MULTILINE
     )

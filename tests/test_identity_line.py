@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import hmac
@@ -9,10 +10,24 @@ import json
 import random
 
 import pytest
+from agent_process import (
+    LinePortal,
+    alarms,
+    newest_passages,
+    rpm_lane,
+    running_agent,
+    store_of,
+    stored_records,
+    until,
+    write_config,
+)
+from delivery_bench import check_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import Bench
+from mosquitto import running_mosquitto
 
+from agent.clock import Clock
 from agent.config import examine, load, load_lane
 from agent.config.identity_key import read_key
 from agent.config.problems import ConfigError
@@ -24,6 +39,7 @@ from drivers import mrz
 from drivers.lane.identity_line import Driver, Options
 from drivers.readings import BadFrame, Identity, Reason
 from simulators import readers
+from simulators.centre import Centre
 
 TENTHS = st.integers(0, 600).map(lambda n: n / 10)
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -343,9 +359,7 @@ def test_a_wrong_check_digit_is_said_with_what_was_read():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    reads=st.lists(
-        st.tuples(st.floats(0, 60), st.sampled_from(["A 1", "B 2"])), min_size=1, max_size=12
-    ),
+    reads=st.lists(st.tuples(TENTHS, st.sampled_from(["A 1", "B 2"])), min_size=1, max_size=12),
     ticks=st.lists(TENTHS, max_size=12),
 )
 def test_ticks_change_no_record_of_readings(reads, ticks):
@@ -370,14 +384,18 @@ def test_ticks_change_no_record_of_readings(reads, ticks):
     assert run(True) == run(False)
 
 
-def test_what_is_remembered_against_repeats_is_bounded():
-    lane = bench(debounce_s=3600.0, max_gap_s=1.0)
-    for n in range(600):
+def test_a_reader_that_reads_without_end_is_held_to_a_bound_and_said():
+    lane = bench(debounce_s=3600.0, max_gap_s=5.0)
+    for n in range(300):
         plate(lane, n * 0.01, f"X {n}")
-    assert len(lane.state.last_reads) <= 256
-    lane.tick(100)
+    assert len(lane.state.parts) == len(lane.state.last_reads) == 64
+    (fault,) = [a for a in lane.alarms("fault") if a.code == "too_many_readings"]
+    assert fault.phase == "raised"
     lane.tick(4000)
     assert lane.state.parts == ()
+    plate(lane, 4001, "Y 1")
+    assert [a.phase for a in lane.alarms("fault")] == ["raised", "cleared"]
+    assert len(lane.passages()) == 64
 
 
 def test_a_clear_text_plate_is_in_no_log_form_of_the_rules():
@@ -469,3 +487,57 @@ def test_the_records_that_carry_an_identity_are_json():
     lane.stop(15)
     (passage,) = lane.passages()
     assert json.loads(sent(passage))["data"]["identity"][0]["kind"] == "plate"
+
+
+# ---------------------------------------------------------------- the whole agent
+
+
+@pytest.mark.broker
+def test_a_plate_is_on_disk_and_on_the_wire_only_in_the_record_of_its_alarm(tmp_path):
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with running_mosquitto(folder) as broker, Centre("127.0.0.1", broker.port) as centre:
+        assert centre.wait_for(lambda: centre.is_connected)
+        asyncio.run(_whole(tmp_path, broker.port, centre))
+        for record in centre.records("alarm") + centre.records("pass"):
+            check_message(record.topic, record.payload)
+            is_alarm = record.topic.endswith("/gamma")
+            assert b"CLEAN 1" not in record.payload
+            assert (b"HOT 2" in record.payload) <= is_alarm
+        assert any(b"HOT 2" in record.payload for record in centre.records("alarm"))
+    stored = stored_records(store_of(tmp_path), tmp_path / "copy.db").values()
+    assert not any(b"CLEAN 1" in payload for payload in stored)
+
+
+async def _whole(tmp_path, broker_port, centre):
+    portal, reader = LinePortal(), readers.ReaderPort()
+    lane = rpm_lane(await portal.start(), lane="join_gap_s = 0.2", rpm="silence_s = 60\n")
+    address = await reader.serve_tcp()
+    lane += LANE.split("\n", 1)[1].replace("tcp://127.0.0.1:4001", address)
+    directory = write_config(tmp_path, broker_port, {"inbound-1": lane})
+    (directory / "identity.key").write_bytes(KEY)
+    (directory / "identity.key").chmod(0o600)
+    gateway = directory / "gateway.toml"
+    text = gateway.read_text().replace(
+        "[gateway]\n", '[gateway]\nidentity_key_file = "identity.key"\n'
+    )
+    gateway.write_text(text)
+    try:
+        async with running_agent(directory, Clock()):
+            await until(lambda: portal.heard and reader.heard_by)
+            portal.background()
+            for number, plate_text in ((1, b"CLEAN 1"), (2, b"HOT 2")):
+                portal.enter(alarm=number == 2, intervals=12)
+                reader.say(plate_text + b"\r\n")
+                await asyncio.sleep(0.1)
+                portal.leave(number)
+                await until(lambda n=number: len(newest_passages(centre)) == n)
+            await until(lambda: alarms(centre, kind="gamma", phase="cleared"))
+    finally:
+        await portal.close()
+        await reader.close()
+    clean, hot = newest_passages(centre)
+    assert [i["token"] for i in clean["identity"]] == [token(KEY, "plate", "CLEAN 1")]
+    assert [i["token"] for i in hot["identity"]] == [token(KEY, "plate", "HOT 2")]
+    last = alarms(centre, kind="gamma", phase="cleared")[-1]
+    assert [i["value"] for i in last["identity"]] == ["HOT 2"]

@@ -12,13 +12,14 @@ import hashlib
 import hmac
 from dataclasses import replace
 
+from agent.lane.alarms import fault, set_standing
 from agent.lane.options import IdentityOptions
 from agent.lane.state import LastRead, Part, Sighting, Turn
 from agent.records import IdentityItem
 from drivers.readings import Identity
 
-MOST_REMEMBERED = 256
-"""So many different readings are remembered against repeats; the oldest goes first."""
+MOST_READ = 64
+"""So many readings of one reader are kept at once; beyond, it reads what is no vehicle."""
 
 
 def token(key: bytes, kind: str, value: str) -> str:
@@ -40,6 +41,8 @@ def on_identity(turn: Turn, device: str, reading: Identity) -> None:
     before = reads.pop(key, None)
     sighting = _sighting(turn, device, options, reading)
     if before is None:
+        if not _has_room(turn, device):
+            return
         serial = turn.next_serial()
         part = Part(serial=serial, device=device, at=turn.stamp, content=sighting)
         turn.state.parts = (*turn.state.parts, part)
@@ -47,7 +50,18 @@ def on_identity(turn: Turn, device: str, reading: Identity) -> None:
         serial = before.serial
         _better(turn, serial, sighting)
     reads[key] = LastRead(at=turn.stamp, serial=serial)
-    turn.state.last_reads = dict(list(reads.items())[-MOST_REMEMBERED:])
+    turn.state.last_reads = reads
+
+
+def _has_room(turn: Turn, device: str) -> bool:
+    """Return whether one more reading can be kept; none is a fault until one can be again."""
+    kept = sum(isinstance(p.content, Sighting) and p.device == device for p in turn.state.parts)
+    text = (
+        f"{device}: {kept} different readings within a few minutes, and no more are kept; check "
+        "what stands before the reader, and its samples"
+    )
+    set_standing(turn, fault(device, "too_many_readings", text), active=kept >= MOST_READ)
+    return kept < MOST_READ
 
 
 def _may_repeat(turn: Turn, device: str, read: LastRead) -> bool:
