@@ -234,7 +234,9 @@ class Supervisor:
     async def _shut_down(self, own: list[asyncio.Task[None]]) -> None:
         self._notifier.send("STOPPING=1")
         log.info("agent=stopping")
-        for lane in tuple(self._lanes.values()):
+        lanes = tuple(self._lanes.values())
+        await asyncio.gather(*(self._make_safe(lane) for lane in lanes))
+        for lane in lanes:
             await self._stop_lane(lane)
         await _cancel(own)
         for code in tuple(self._standing):
@@ -374,7 +376,7 @@ class Supervisor:
 
     async def _stop_lane(self, lane: Lane) -> None:
         """Make its outputs safe, end its links, then close and say what is open in it."""
-        await asyncio.gather(*(link.make_safe(SAFE_S) for link in lane.outputs.values()))
+        await self._make_safe(lane)
         await _cancel(lane.tasks)
         lane.tasks.clear()
         for device in tuple(lane.relays):
@@ -384,6 +386,12 @@ class Supervisor:
         self._step(lane, Stop(stamp=self._clock.stamp()))
         self._serials[lane.config.lane_id] = lane.state.serial
         self._publish_lane(lane)
+
+    async def _make_safe(self, lane: Lane) -> None:
+        """Write the safe state to the lane's outputs, which then take no more wishes."""
+        links = tuple(lane.outputs.values())
+        lane.outputs.clear()
+        await asyncio.gather(*(link.make_safe(SAFE_S) for link in links))
 
     def _take(self, lane: Lane, event: LaneEvent) -> None:
         """Step the lane; a link calls this for each event, in order."""

@@ -205,6 +205,14 @@ def test_a_vehicle_that_was_not_measured_is_not_let_through():
     assert signal(lane, 20) is None
 
 
+@pytest.mark.parametrize("name", ["metal", "scale", "gate"])
+def test_while_an_instrument_of_the_lane_is_lost_nobody_is_let_through_by_itself(name):
+    lane = routine()
+    lane.link(5, name, up=False)
+    vehicle(lane, 10)
+    assert signal(lane, 16.5) is None
+
+
 def test_a_manual_barrier_is_never_moved():
     lane = bench(barrier="manual")
     vehicle(lane, 10)

@@ -600,3 +600,31 @@ async def _whole(tmp_path, broker_port, centre):
     assert red_only == {"red"}
     pulses = [(c.channel, c.is_on) for c in module.changes if c.channel in (4, 5)]
     assert pulses == [(4, True), (4, False), (5, True), (5, False)]
+
+
+@pytest.mark.broker
+def test_a_module_that_hangs_holds_up_neither_an_alarm_nor_the_stop(tmp_path):
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with running_mosquitto(folder) as broker, Centre("127.0.0.1", broker.port) as centre:
+        assert centre.wait_for(lambda: centre.is_connected)
+        asyncio.run(_hanging(tmp_path, broker.port, centre))
+
+
+async def _hanging(tmp_path, broker_port, centre):
+    module, portal = LaneModule(), LinePortal()
+    module.unit.silent = True
+    lane = rpm_lane(await portal.start(), rpm="silence_s = 60\n")
+    lane += IO_LANE.format(port=await module.serve_tcp(SceneClock()))
+    directory = write_config(tmp_path, broker_port, {NAME: lane})
+    try:
+        async with running_agent(directory, Clock()):
+            await until(lambda: portal.heard)
+            portal.background()
+            portal.enter(alarm=True, intervals=12)
+            await until(lambda: alarms(centre, kind="gamma"), what="the alarm")
+    finally:
+        await portal.close()
+        await module.close()
+    assert module.changes == [], "the module never answered, and nothing waited for it"
+    assert audits(centre, "stop")

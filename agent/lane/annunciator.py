@@ -14,11 +14,11 @@ The siren is silent ``siren_s`` after an alarm began; a new alarm sounds it agai
 Faults of severity *notice* are not shown.
 
 The barrier, where it moves by itself, opens for a vehicle that left the portal without any finding
-and closes behind it, or at once when a radiation alarm begins and the way is free. Two interlocks
-outrank every wish, and are asked again in the moment of writing: it never closes while a contact
-under it, or one of presence, is active or unknown; it never opens while a gamma, neutron or
-spectral alarm stands, unless the lane's file says otherwise. The barrier's own safety loop is no
-business of ours and must be wired to the barrier itself.
+while neither alarm nor fault stands in the lane. It closes behind that vehicle, or at once when a
+radiation alarm begins and the way is free. Two interlocks outrank every wish, and are asked again
+in the moment of writing: it never closes while a contact under it, or one of presence, is active or
+unknown; it never opens while a gamma, neutron or spectral alarm stands, unless the lane's file says
+otherwise. The barrier's own safety loop is no business of ours and must be wired to the barrier.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _note_barrier(turn: Turn) -> None:
     sealed = [t for t in state.transits if t.is_sealed]
     barrier = state.barrier
     if sealed and (barrier is None or barrier.passage_id != sealed[-1].passage_id):
-        opens = has_no_finding(turn, sealed[-1])
+        opens = has_no_finding(turn, sealed[-1]) and not _is_anything_wrong(state)
         barrier = Barrier(
             passage_id=sealed[-1].passage_id,
             decided=turn.stamp,
@@ -129,6 +129,11 @@ def _note_barrier(turn: Turn) -> None:
     barrier = replace(barrier, entered=barrier.entered or any(levels), free_since=free_since)
     if barrier != state.barrier:
         state.barrier = barrier
+
+
+def _is_anything_wrong(state: LaneState) -> bool:
+    """Return whether an alarm or a fault stands: a vehicle may not have been seen as it should."""
+    return any(a.cleared is None and a.severity != "notice" for a in state.announced.values())
 
 
 def _under(state: LaneState, rules: LaneRules) -> Iterator[bool | None]:
