@@ -2,8 +2,9 @@
 
 A link is *up* from the first good reading, not from the connection: a device server connects as
 happily with nothing behind it. It is *down* when an open pipe is lost, or when nothing good came
-for the device's ``silence_s``; both are said once. A driver that raises is a bug and ends the
-task; whoever started it starts it again.
+for the device's ``silence_s``; both are said once. A device that is silent by nature (a reader of
+tags) is up once its pipe has stayed open for ``SETTLED_S``, and its silence tells nothing. A driver
+that raises is a bug and ends the task; whoever started it starts it again.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ REOPEN_S = 15.0
 in the moment of opening is lost."""
 HELD_S = 10.0
 """A pipe that gave good frames for so long is tried again with the shortest delay."""
+SETTLED_S = 1.0
+"""A device server that has no room for us accepts and closes at once [wall seconds]."""
 HEARTBEAT_S = 2.0
 """A link wakes at least so often [wall seconds], so that ``progress`` tells a watchdog it lives."""
 FLOOD_BYTES, FLOOD_PAUSE_S = 4096, 0.05
@@ -144,10 +147,13 @@ class DeviceLink(ABC):
     def _good(self, stamp: Stamp) -> None:
         self._good_at = asyncio.get_running_loop().time()
         self._last_good = stamp
+        self._up(stamp, "reading on")
+
+    def _up(self, stamp: Stamp, how: str) -> None:
         if self._state != "up":
             self._state = "up"
             self._trouble = ""
-            self._change(stamp, is_up=True, detail=f"{self.label}: reading on {self._port}")
+            self._change(stamp, is_up=True, detail=f"{self.label}: {how} {self._port}")
 
     def _down(self, seen: str) -> None:
         self._trouble = seen
@@ -220,6 +226,7 @@ class Link(DeviceLink):
         super().__init__(device, clock=clock, sink=sink, label=label, tap=tap)
         self._driver: StreamDriver = device.driver.make(device.driver_options)
         self._heard_bytes = 0
+        self._bytes_at = math.inf  # inf: nothing came since the driver last forgot
         self._poll_at = math.inf
         self._reply_by = math.inf
         self._has_bytes = False  # since the last request
@@ -265,27 +272,24 @@ class Link(DeviceLink):
             raise
         finally:
             pipe.close()
-            if self._good_at - opened_at > HELD_S:
+            held_until = loop.time() if self.device.may_be_silent else self._good_at
+            if held_until - opened_at > HELD_S:
                 backoff.reset()
         self._note(self._driver.silence())
 
     async def _talk(self, pipe: Pipe, opened_at: float) -> None:
         loop = asyncio.get_running_loop()
         self._heard_bytes = 0
-        self._poll_at = self._reply_by = math.inf
+        self._poll_at = self._reply_by = self._bytes_at = math.inf
         while True:
             self.progress += 1
             now = loop.time()
             if now >= self._reply_by:
                 self._reply_by = math.inf
                 self._note(self._driver.no_reply())
-            since = max(self._good_at, opened_at)
-            silent_at = since + self._silence_s
-            if now >= silent_at:
-                self._fall_silent(since)
-                if now >= silent_at + REOPEN_S:
-                    return
-                silent_at += REOPEN_S
+            silent_at = self._watch_silence(now, opened_at)
+            if silent_at is None:
+                return
             await self._poll(pipe, now)
             wake_at = min(silent_at, self._poll_at, self._reply_by, now + HEARTBEAT_S)
             try:
@@ -297,11 +301,30 @@ class Link(DeviceLink):
             if len(data) >= FLOOD_BYTES:
                 await asyncio.sleep(FLOOD_PAUSE_S)
 
+    def _watch_silence(self, now: float, opened_at: float) -> float | None:
+        """Say a silence that tells something; return when to look again, None to open anew."""
+        if self.device.may_be_silent:
+            if now >= self._bytes_at + self._silence_s:
+                self._note(self._driver.silence())  # no tail follows so late
+                self._bytes_at = math.inf
+            settled_at = opened_at + SETTLED_S
+            if now < settled_at:
+                return settled_at
+            self._up(self._clock.stamp(), "open on")
+            return self._bytes_at + self._silence_s
+        since = max(self._good_at, opened_at)
+        silent_at = since + self._silence_s
+        if now < silent_at:
+            return silent_at
+        self._fall_silent(since)
+        return None if now >= silent_at + REOPEN_S else silent_at + REOPEN_S
+
     def _feed(self, data: bytes) -> None:
         stamp = self._clock.stamp()
         if self._tap is not None:
             self._tap(stamp, data)
         self._has_bytes = True
+        self._bytes_at = asyncio.get_running_loop().time()
         readings = self._driver.feed(data)
         if readings:
             self._reply_by = math.inf
@@ -439,11 +462,14 @@ class ModbusLink(DeviceLink):
         at = max(min(self._due, default=math.inf), self._parked_until)
         if at > now:
             wake_at = min(at, now + HEARTBEAT_S, silent_at if silent_at > now else math.inf)
-            await asyncio.sleep(wake_at - now)
+            await self._nap(wake_at - now)
             return
         index = self._due.index(min(self._due))
         await self._read(self._blocks[index])
         self._reschedule(index, loop.time())
+
+    async def _nap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     async def _read(self, block: Block) -> None:
         common = self.device.common

@@ -147,6 +147,22 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityItem:
+    """Who or what passed, as one reader read it.
+
+    ``value`` is the text, ``token`` a keyed token that stands for it; the other one is None. Both
+    are None where the text may not be written and no key is there to make a token.
+    """
+
+    kind: Literal["plate", "tag", "code", "document"]
+    value: str | None
+    token: str | None
+    confidence: float | None
+    checked: bool | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
     """One phase of one alarm; ``lane`` None: the gateway's own."""
 
@@ -170,6 +186,8 @@ class Alarm:
     nuclides: tuple[str, ...] | None = None
     provisional: bool = False
     blobs: tuple[Blob, ...] = ()
+    identity: tuple[IdentityItem, ...] = ()
+    """In clear: whose passage this alarm is about, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +234,18 @@ class RpmPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredCheck:
+    """A weight held against the declared mass; None: nobody can say."""
+
+    result: Literal["agrees", "differs", "not_judged"]
+    difference_kg: float | None = None
+    """Weighed less declared."""
+    limit_kg: float | None = None
+    why: str | None = None
+    """Why it was not judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalePart:
     """The scale's part of a passage."""
 
@@ -233,6 +263,8 @@ class ScalePart:
     legal: bool
     """Only where the device itself said stable, in its own resolution, with an alibi number."""
     declared_kg: float | None = None
+    """What a reader read in this passage; None: nothing, or two that differ."""
+    declared_check: DeclaredCheck | None = None
     axles_kg: tuple[float, ...] | None = None
     """Each axle's load where the vehicle was weighed axle by axle."""
     invalid: str | None = None
@@ -335,13 +367,13 @@ class Passage:
     scale: ScalePart | None
     metal: MetalPart | None
     spectral: SpectralPart | None = None
-    identity: tuple[str, ...] = ()
+    identity: tuple[IdentityItem, ...] = ()
     blobs: tuple[Blob, ...] = ()
     also: tuple[RpmPart, ...] = ()
     """What other portals and radiation monitors of the lane measured meanwhile."""
 
 
-AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]
+AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings", "output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

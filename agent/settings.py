@@ -8,10 +8,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from agent.lane.options import (
+    ContactOptions,
+    IdentityOptions,
     KindOptions,
     LaneOptions,
     LaneRules,
     MetalOptions,
+    OutputOptions,
     PortalTraits,
     RpmOptions,
     ScaleOptions,
@@ -85,6 +88,13 @@ class GatewayOptions:
     mode: Annotated[
         Mode, Meta(description="stands on every record; a centre refuses what is not live")
     ] = "live"
+    identity_key_file: Annotated[
+        str | None,
+        Meta(
+            description="file with the secret that makes tokens of plates and tags, at least 16 "
+            "bytes; absent: no lane may ask for tokens"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +142,8 @@ class DeviceOptions:
         float | None,
         Meta(
             description="without a good frame for so long the device is lost [s]; absent: as the "
-            "driver says, else rpm 16, scale 3, metal 3",
+            "driver says, else rpm 16, scale, metal and lane 3, and never for a reader of "
+            "identities",
             gt=0,
             le=600,
         ),
@@ -153,7 +164,7 @@ class DeviceOptions:
     ] = ()
 
 
-DEFAULT_SILENCE_S = {"rpm": 16.0, "scale": 3.0, "metal": 3.0}
+DEFAULT_SILENCE_S = {"rpm": 16.0, "scale": 3.0, "metal": 3.0, "lane": 3.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +190,11 @@ class DeviceConfig:
         )
 
     @property
+    def may_be_silent(self) -> bool:
+        """Return whether its silence tells nothing: so by nature, and no limit is set for it."""
+        return self.driver.is_silent_by_nature and self.common.silence_s is None
+
+    @property
     def silence_s(self) -> float:
         """Return how long without a good frame makes the device lost [s]."""
         own_s = self.driver.silence_s or DEFAULT_SILENCE_S[self.kind]
@@ -201,7 +217,12 @@ class LaneConfig:
         raise KeyError(name)
 
     def rules(
-        self, *, run: str, pinned: frozenset[str] = frozenset(), is_test: bool = False
+        self,
+        *,
+        run: str,
+        pinned: frozenset[str] = frozenset(),
+        is_test: bool = False,
+        identity_key: bytes | None = None,
     ) -> LaneRules:
         """Return what the lane's reducer needs to know; see ``LaneRules``."""
         of_kind = {device.name: device.kind_options for device in self.devices}
@@ -217,6 +238,10 @@ class LaneConfig:
                 for d in self.devices
                 if isinstance(d.kind_options, RpmOptions)
             },
+            contacts={n: o for n, o in of_kind.items() if isinstance(o, ContactOptions)},
+            readers={n: o for n, o in of_kind.items() if isinstance(o, IdentityOptions)},
+            outputs={n: o for n, o in of_kind.items() if isinstance(o, OutputOptions)},
+            identity_key=identity_key,
             pinned=pinned,
             is_test=is_test,
         )

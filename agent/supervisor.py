@@ -16,6 +16,7 @@ from pathlib import Path
 from agent import config as configuration
 from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
+from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
 from agent.delivery import wire
 from agent.delivery.blobs import blobs_of, without_blobs
@@ -35,10 +36,12 @@ from agent.delivery.snapshots import (
 )
 from agent.delivery.wire import Encoder, Identity, WireError
 from agent.health import Notifier, Watchdog, temperature_c
+from agent.lane import annunciator
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
+from agent.outputs import Moved, OutputLink
 from agent.records import Alarm, Audit, LaneEvent, Record, Stop, Tick, Timed
 from agent.relay import Relay
 from agent.settings import Config, DeviceConfig, LaneConfig
@@ -65,6 +68,8 @@ KEPT_UNSTORED = 10_000
 KEPT_UNSTORED_BLOB_BYTES = 32 << 20
 """So much of their blobs; a record beyond it is kept without."""
 DRAIN_S = 3.0
+SAFE_S = 2.0
+"""Outputs have so long to be made safe at an orderly stop [wall seconds]."""
 
 
 @dataclass(slots=True)
@@ -75,6 +80,8 @@ class Lane:
     rules: LaneRules
     state: LaneState = field(default_factory=LaneState)
     links: dict[str, DeviceLink] = field(default_factory=dict)
+    outputs: dict[str, OutputLink] = field(default_factory=dict)
+    """Those of its links that show what the lane knows."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     relays: dict[str, tuple[Relay, asyncio.Task[None]]] = field(default_factory=dict)
     """By device; one that is exchanged leaves the links alone."""
@@ -183,6 +190,7 @@ class Supervisor:
         self._refused = refused
         self._state_dir = state_dir or Path(config.journal.path).parent
         self._credentials = _credentials(config)
+        self._identity_key = read_key(config.gateway)
         self._identity = Identity(
             root=config.mqtt.root, site=config.gateway.site, gw=config.gateway.gw
         )
@@ -240,7 +248,9 @@ class Supervisor:
     async def _shut_down(self, own: list[asyncio.Task[None]]) -> None:
         self._notifier.send("STOPPING=1")
         log.info("agent=stopping")
-        for lane in tuple(self._lanes.values()):
+        lanes = tuple(self._lanes.values())
+        await asyncio.gather(*(self._make_safe(lane) for lane in lanes))
+        for lane in lanes:
             await self._stop_lane(lane)
         await _cancel(own)
         for code in tuple(self._standing):
@@ -280,7 +290,7 @@ class Supervisor:
 
     def _rules(self, config: LaneConfig) -> LaneRules:
         is_test = self._config.gateway.mode == "test"
-        return config.rules(run=self._clock.run, is_test=is_test)
+        return config.rules(run=self._clock.run, is_test=is_test, identity_key=self._identity_key)
 
     def _start_lane(self, config: LaneConfig) -> None:
         state = LaneState(serial=self._serials.get(config.lane_id, 0))
@@ -295,14 +305,7 @@ class Supervisor:
         lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lambda: _forget_all(lane)))
 
     def _start_device(self, lane: Lane, device: DeviceConfig) -> None:
-        link = make_link(
-            device,
-            clock=self._clock,
-            sink=lambda event: self._take(lane, event),
-            lines=self._lines,
-            label=f"{device.name} {lane.config.lane_id}",
-            tap=lambda _, captured: _relayed(lane, device.name, captured),
-        )
+        link = self._make_link(lane, device)
         lane.links[device.name] = link
         self._start_relay(lane, device)
 
@@ -311,6 +314,44 @@ class Supervisor:
 
         name = f"{lane.config.lane_id}_{device.name}"
         lane.tasks.append(self._guard(name, run, lambda: _forget_all(lane)))
+
+    def _make_link(self, lane: Lane, device: DeviceConfig) -> DeviceLink:
+        label = f"{device.name} {lane.config.lane_id}"
+        if device.driver.is_output:
+            lane.outputs[device.name] = link = OutputLink(
+                device,
+                line=self._lines.line_of(device),
+                clock=self._clock,
+                sink=lambda event: self._take(lane, event),
+                label=label,
+                permit=lambda signal: annunciator.interlock(
+                    lane.state, lane.rules, device.name, signal
+                ),
+                on_moved=lambda moved: self._say_moved(lane, device.name, moved),
+            )
+            return link
+        return make_link(
+            device,
+            clock=self._clock,
+            sink=lambda event: self._take(lane, event),
+            lines=self._lines,
+            label=label,
+            tap=lambda _, captured: _relayed(lane, device.name, captured),
+        )
+
+    def _say_moved(self, lane: Lane, device: str, moved: Moved) -> None:
+        """Record a movement of the barrier, done or not."""
+        data: dict[str, object] = {
+            "device": device,
+            "output": moved.command.signal,
+            "passage_id": moved.command.passage_id,
+            "why": moved.command.why,
+            "result": moved.result,
+            "detail": moved.detail or None,
+        }
+        self._recorder.put(
+            Audit(stamp=moved.stamp, kind="output", lane=lane.config.lane_id, data=data)
+        )
 
     def _start_relay(self, lane: Lane, device: DeviceConfig) -> None:
         config = relay_of(device.common)
@@ -348,7 +389,8 @@ class Supervisor:
             self._start_relay(lane, device)
 
     async def _stop_lane(self, lane: Lane) -> None:
-        """End the lane's links, then close and say what is open in it."""
+        """Make its outputs safe, end its links, then close and say what is open in it."""
+        await self._make_safe(lane)
         await _cancel(lane.tasks)
         lane.tasks.clear()
         for device in tuple(lane.relays):
@@ -358,6 +400,12 @@ class Supervisor:
         self._step(lane, Stop(stamp=self._clock.stamp()))
         self._serials[lane.config.lane_id] = lane.state.serial
         self._publish_lane(lane)
+
+    async def _make_safe(self, lane: Lane) -> None:
+        """Write the safe state to the lane's outputs, which then take no more wishes."""
+        links = tuple(lane.outputs.values())
+        lane.outputs.clear()
+        await asyncio.gather(*(link.make_safe(SAFE_S) for link in links))
 
     def _take(self, lane: Lane, event: LaneEvent) -> None:
         """Step the lane; a link calls this for each event, in order."""
@@ -375,6 +423,9 @@ class Supervisor:
         for record in records:
             self._recorder.put(record)
         occupied = is_occupied(lane.state, lane.rules)
+        for name, link in lane.outputs.items():
+            shown = annunciator.wanted(lane.state, event.stamp, lane.rules, name, occupied=occupied)
+            link.want(shown.levels, shown.command)
         if records or occupied != lane.was_occupied:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)
@@ -456,6 +507,9 @@ class Supervisor:
         self._audit("boot", data)
         if self._refused is not None:
             self._fault("config_refused", self._refused)
+        key_file = self._config.gateway.identity_key_file
+        if key_file is not None and self._identity_key is None:
+            self._fault("identity_key", f"{key_file}: holds no key; plates are left out")
 
     def _audit(self, kind: str, data: dict[str, object]) -> None:
         assert kind in {"boot", "stop", "clock", "config"}

@@ -4,13 +4,14 @@ A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
 say ``PRESENCE`` and ``GAMMA_RULE``, any module ``SILENCE_S``; see ``DriverType``.
+``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, Protocol, runtime_checkable
@@ -20,7 +21,7 @@ from drivers.readings import Reading
 Parity = Literal["N", "E", "O"]
 Table = Literal["coils", "discrete", "input", "holding"]
 
-KINDS = ("rpm", "scale", "metal")
+KINDS = ("rpm", "scale", "metal", "lane")
 
 Presence = Literal["counts", "told", "none"]
 """How a portal shows that a vehicle is there: it sends counts only then; it says so
@@ -54,6 +55,15 @@ class Block:
     address: int
     count: int
     period_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoilWrite:
+    """Coils to set in one request: function 5 sets one, 15 several in a row."""
+
+    address: int
+    values: tuple[bool, ...]
+    function: Literal[5, 15] = 15
 
 
 @runtime_checkable
@@ -91,6 +101,36 @@ class PolledDriver(Protocol):
         """The device was lost or found again: forget what only holds without a gap."""
 
 
+@runtime_checkable
+class OutputDriver(PolledDriver, Protocol):
+    """Sets coils; says what to read back and what is safe when the agent is gone.
+
+    ``blocks`` are the coils themselves: ``decode`` tells what they are, and holds them against
+    what was asked for last.
+    """
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Which outputs are wired."""
+
+    @property
+    def pulse_s(self) -> float:
+        """How long a pulse lasts [s]."""
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Which outputs were last read back as something else than was asked for."""
+
+    def levels(self, wanted: Mapping[str, bool]) -> tuple[CoilWrite, ...]:
+        """Return what to write so that these outputs are on or off."""
+
+    def pulse(self, signal: str, *, is_on: bool) -> tuple[CoilWrite, ...]:
+        """Return what to write to begin or end a pulse; empty: it is not wired."""
+
+    def safe(self) -> tuple[CoilWrite, ...]:
+        """Return what to write so that everything is safe without the agent."""
+
+
 @dataclass(frozen=True, slots=True)
 class DriverType:
     """A driver found by name: its options, its maker and its documented line.
@@ -108,6 +148,9 @@ class DriverType:
     presence: Presence = "none"
     gamma_rule: GammaRule = "own"
     silence_s: float | None = None
+    is_silent_by_nature: bool = False
+    """It speaks only when somebody comes: its silence tells nothing."""
+    is_output: bool = False
 
 
 class UnknownDriverError(LookupError):
@@ -144,6 +187,8 @@ def find(name: str) -> DriverType:
         presence=getattr(module, "PRESENCE", "none"),
         gamma_rule=getattr(module, "GAMMA_RULE", "own"),
         silence_s=getattr(module, "SILENCE_S", None),
+        is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
+        is_output=hasattr(module.Driver, "safe"),
     )
 
 

@@ -9,8 +9,13 @@ takes a reply with transaction id 0 for any request, and takes a late RTU reply 
     TCP   [transaction 2][protocol 2 = 0][length 2][unit 1][function 1][data]
     data  asked: [address 2][count 2]   reply: [bytes 1][values]   exception: [code 1],
           with 0x80 added to the function
+          written: 5  [address 2][FF00 or 0000 2]                   reply: the same
+                   15 [address 2][count 2][bytes 1][bits]           reply: [address 2][count 2]
 
-Sources: MODBUS Application Protocol Specification V1.1b3, sections 6.1-6.4 and 7; MODBUS over
+Nothing but coils is ever written. A reply to function 5 is the request again, so that an adapter
+that echoes looks like an answer: what was written is always read back.
+
+Sources: MODBUS Application Protocol Specification V1.1b3, sections 6.1-6.5, 6.11 and 7; MODBUS over
 Serial Line V1.02, section 2.5.1; MODBUS Messaging on TCP/IP V1.0b, section 3.1.3.
 
 RTU carries no transaction number, so a late reply looks like the next request's. The promise: a
@@ -32,10 +37,15 @@ from typing import Literal, Protocol
 from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerRTU, FramerSocket
 from pymodbus.pdu import DecodePDU, ExceptionResponse
-from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
+from pymodbus.pdu.bit_message import (
+    ReadCoilsRequest,
+    ReadDiscreteInputsRequest,
+    WriteMultipleCoilsRequest,
+    WriteSingleCoilRequest,
+)
 from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
-from drivers.base import Block, LineParameters
+from drivers.base import Block, CoilWrite, LineParameters
 from drivers.readings import Reason
 from drivers.transport import LinkError, Pipe, open_pipe
 
@@ -60,6 +70,7 @@ _REQUESTS = {
     "holding": ReadHoldingRegistersRequest,
     "input": ReadInputRegistersRequest,
 }
+_WRITE_ONE, _WRITE_SEVERAL = 5, 15
 _EXCEPTION = 0x80
 _NOISE = b"\x00\xff"  # what a driver's turn-around leaves on RS-485; no unit has these ids
 _GATEWAY_CODES = (ExcCodes.GATEWAY_PATH_UNAVIABLE, ExcCodes.GATEWAY_NO_RESPONSE)
@@ -113,6 +124,8 @@ class _Asked:
     function: int
     data_bytes: int
     text: str
+    answer: bytes | None = None
+    """The only right reply, where it is known beforehand: that to a write."""
 
 
 @lru_cache(maxsize=1024)
@@ -124,6 +137,26 @@ def _asked(unit: int, block: Block) -> _Asked:
         function=request.function_code,
         data_bytes=(block.count + 7) // 8 if is_bits else 2 * block.count,
         text=f"unit {unit}, {block.table} {block.address}+{block.count}",
+    )
+
+
+def _writing(unit: int, write: CoilWrite) -> _Asked:
+    request: WriteSingleCoilRequest | WriteMultipleCoilsRequest
+    if write.function == _WRITE_ONE:
+        request = WriteSingleCoilRequest(
+            address=write.address, bits=list(write.values), dev_id=unit
+        )
+    else:
+        request = WriteMultipleCoilsRequest(
+            address=write.address, bits=list(write.values), dev_id=unit
+        )
+    payload = bytes([request.function_code]) + request.encode()
+    return _Asked(
+        payload=payload,
+        function=request.function_code,
+        data_bytes=4,
+        text=f"unit {unit}, writing coils {write.address}+{len(write.values)}",
+        answer=payload[:5],
     )
 
 
@@ -185,8 +218,29 @@ class ModbusLine:
         GoneError, NoReplyError, ExceptionReplyError, RefusedReplyError
             All of them LinkError.
         """
+        values = await self._request(
+            unit, _asked(unit, block), timeout_s=timeout_s, max_lateness_s=max_lateness_s
+        )
+        return values[: block.count]
+
+    async def write_coils(
+        self, unit: int, write: CoilWrite, *, timeout_s: float, max_lateness_s: float
+    ) -> None:
+        """Set coils; that the unit has answered is no proof that they are set: read them back.
+
+        Raises
+        ------
+        GoneError, NoReplyError, ExceptionReplyError, RefusedReplyError
+            All of them LinkError.
+        """
+        await self._request(
+            unit, _writing(unit, write), timeout_s=timeout_s, max_lateness_s=max_lateness_s
+        )
+
+    async def _request(
+        self, unit: int, asked: _Asked, *, timeout_s: float, max_lateness_s: float
+    ) -> tuple[int, ...]:
         loop = asyncio.get_running_loop()
-        asked = _asked(unit, block)
         while True:
             if (wait_s := self._alone_until.get(unit, 0.0) - loop.time()) > 0:
                 await asyncio.sleep(wait_s)
@@ -209,7 +263,7 @@ class ModbusLine:
                     raise GoneError(str(exc)) from exc
             if loop.time() - self._opened_at > HELD_S:
                 self._delays.reset()
-            return values[: block.count]
+            return values
 
     # ------------------------------------------------------------ opening and losing
 
@@ -370,6 +424,10 @@ class _Reply:
             return message
         if function != asked.function:
             raise self._refused(Reason.UNKNOWN, f"function {function} came, not {asked.function}")
+        if asked.answer is not None:
+            if message != asked.answer:
+                raise self._refused(Reason.SYNTAX, f"{message.hex()} came, not what was written")
+            return message
         if message[1] != asked.data_bytes or len(message) != 2 + asked.data_bytes:
             raise self._refused(
                 Reason.LENGTH, f"{len(message) - 2} data bytes came, not {asked.data_bytes}"
@@ -380,7 +438,8 @@ class _Reply:
 class _RtuReply(_Reply):
     def __init__(self, port: str, unit: int, asked: _Asked, request: bytes) -> None:
         super().__init__(port, unit, asked)
-        self._echo = request
+        # The reply to function 5 is the request again: the first one counts as the answer.
+        self._echo = b"" if asked.function == _WRITE_ONE else request
 
     def feed(self, data: bytes) -> bytes | None:
         self._buffer = (self._buffer + data).lstrip(_NOISE)
@@ -413,8 +472,11 @@ class _RtuReply(_Reply):
         function = self._buffer[1]
         if function & _EXCEPTION:
             return 5
+        if function == self._asked.function and self._asked.answer is not None:
+            return 3 + len(self._asked.answer)
         if not 1 <= function <= 4:
-            raise self._refused(Reason.UNKNOWN, f"{self._buffer[:16].hex()} is no reply to a read")
+            seen = f"{self._buffer[:16].hex()} is no reply to this request"
+            raise self._refused(Reason.UNKNOWN, seen)
         return 5 + self._buffer[2]
 
 

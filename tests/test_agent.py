@@ -357,7 +357,12 @@ async def _outbound_lane(tmp_path, centre, agent, other):
     added.unlink()
     agent.signal(signal.SIGHUP)
     await until(lambda: "outbound-1" not in centre.snapshots[about]["lanes"])
-    last = [p for p in newest_passages(centre) if p["lane"] == "outbound-1"][-1]
+
+    def theirs():
+        return [p for p in newest_passages(centre) if p["lane"] == "outbound-1"]
+
+    await until(theirs, what="the passage that the removed lane closed")
+    last = theirs()[-1]
     assert last["end_reason"] == "agent_stop"
     gone = f"{PREFIX}lane/outbound-1/"
     await until(

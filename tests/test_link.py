@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from agent import link
+from agent import link, settings
 from agent.clock import Clock
 from agent.lane.options import ScaleOptions
 from agent.link import Lines, Link, ModbusLink, make_link
@@ -684,3 +685,89 @@ def test_the_link_fits_the_driver():
         return [type(make_link(device("/dev/x", make), **common)) for make in (Lines1, Registers)]
 
     assert asyncio.run(scene()) == [Link, ModbusLink]
+
+
+# ---------------------------------------------------------------- silent by nature
+
+
+def reader(port, **common):
+    config = device(port, name="plates", **common)
+    if "silence_s" not in common:
+        config = dataclasses.replace(
+            config, common=dataclasses.replace(config.common, silence_s=None)
+        )
+    return dataclasses.replace(
+        config, driver=dataclasses.replace(config.driver, is_silent_by_nature=True)
+    )
+
+
+def test_a_reader_that_is_silent_by_nature_is_up_once_its_port_stays_open(monkeypatch):
+    monkeypatch.setattr(link, "SETTLED_S", 0.1)
+    monkeypatch.setattr(link, "REOPEN_S", 0.1)
+    monkeypatch.setattr(settings, "DEFAULT_SILENCE_S", {"scale": 0.1})
+
+    async def scene():
+        async with Server() as server, Running(reader(server.port)) as run:
+            await run.until(lambda r: r.changes)
+            up = run.link.status()
+            server.say(b"V 1\nV ")
+            await run.until(lambda r: r.bad)
+            await asyncio.sleep(0.4)
+            server.say(b"V 2\n")
+            await run.until(lambda r: r.values == ["1", "2"])
+            return up, run.ups_and_downs, run.bad, server.connected
+
+    up, changes, bad, connected = asyncio.run(scene())
+    assert (up.link, up.last_good, up.frames) == ("up", None, 0)
+    assert changes == [True]
+    assert bad == [Reason.TRUNCATED], "half a frame is dropped, and the line is left open"
+    assert connected == 1
+
+
+def test_a_silent_reader_that_is_cut_off_is_down_and_up_again_when_it_is_back(monkeypatch):
+    monkeypatch.setattr(link, "SETTLED_S", 0.05)
+
+    async def scene():
+        async with Server() as server, Running(reader(server.port)) as run:
+            await run.until(lambda r: r.ups_and_downs == [True])
+            server.hang_up()
+            await run.until(lambda r: r.ups_and_downs == [True, False, True])
+            return run.changes
+
+    _, down, up = asyncio.run(scene())
+    assert "closed" in down.detail
+    assert "open on" in up.detail
+
+
+def test_a_server_that_accepts_and_hangs_up_at_once_is_never_up(monkeypatch):
+    monkeypatch.setattr(link, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(settings, "DEFAULT_SILENCE_S", {"scale": 0.3})
+
+    async def scene():
+        async with Server() as server:
+            config = reader(server.port)
+            async with Running(config) as run:
+
+                async def hang_up():
+                    while True:
+                        if server.talks:
+                            server.hang_up()
+                        await asyncio.sleep(0.002)
+
+                busy = asyncio.create_task(hang_up())
+                await run.until(lambda r: r.changes)
+                busy.cancel()
+                return run.ups_and_downs, server.connected
+
+    changes, connected = asyncio.run(scene())
+    assert changes == [False]
+    assert connected > 1
+
+
+def test_a_reader_with_a_silence_of_its_own_is_watched_like_any_other():
+    async def scene():
+        async with Server() as server, Running(reader(server.port, silence_s=0.2)) as run:
+            await run.until(lambda r: r.changes)
+            return run.ups_and_downs
+
+    assert asyncio.run(scene()) == [False]

@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.config import certificates
+from agent.config.options import did_you_mean
 from agent.config.problems import Problem
-from agent.config.source import Source
-from agent.lane.options import RpmOptions
+from agent.config.source import OptionPath, Source
+from agent.lane.options import ContactOptions, OutputOptions, RpmOptions
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
@@ -66,6 +67,47 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
             if len(set(given)) != len(given):
                 path = ("devices", device.name, name)
                 yield source.problem(path, "expected each entry once", value=given)
+    for device in lane.devices:
+        if isinstance(device.kind_options, ContactOptions):
+            yield from _roles(device, device.kind_options, source)
+        if isinstance(device.kind_options, OutputOptions):
+            yield from _outputs(device, device.kind_options, lane, source)
+
+
+def _outputs(
+    device: DeviceConfig, options: OutputOptions, lane: LaneConfig, source: Source
+) -> Iterator[Problem]:
+    """Yield a barrier that could never close, and outputs that nobody makes safe."""
+    at = ("devices", device.name)
+    contacts = [d.kind_options for d in lane.devices if isinstance(d.kind_options, ContactOptions)]
+    if options.barrier == "routine" and not any(c.under_barrier for c in contacts):
+        text = (
+            "expected a lane.contacts device with under_barrier: a barrier is closed only where "
+            "a contact says that nothing is under it"
+        )
+        yield source.problem((*at, "barrier"), text, value=options.barrier)
+    if not getattr(device.driver_options, "watchdog_s", 0.0):
+        text = (
+            "the module has no watchdog: when the agent dies its outputs stay as they are; set "
+            "the module's own and say so with watchdog_s"
+        )
+        yield source.problem((*at, "watchdog_s"), text, is_warning=True)
+
+
+def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Iterator[Problem]:
+    """Yield the contacts that have a role and no input, or two roles."""
+    wired = getattr(device.driver_options, "inputs", {})
+    roles = ("presence", "tamper", "door", "under_barrier", "barrier_closed", "barrier_open")
+    for role in roles:
+        given = getattr(options, role) or ()
+        for name in (given,) if isinstance(given, str) else given:
+            path = ("devices", device.name, role)
+            if name not in wired:
+                text = f'there is no input "{name}"; {did_you_mean(name, wired)}'
+                yield source.problem(path, text, value=given)
+            elif options.named.count(name) > 1:
+                text = f'input "{name}" has two roles; give each contact one'
+                yield source.problem(path, text, value=given)
 
 
 def _by_rule(device: DeviceConfig, options: RpmOptions, source: Source) -> Iterator[Problem]:
@@ -125,18 +167,30 @@ def _encryption(mqtt: MqttOptions, source: Source) -> Iterator[Problem]:
 
 
 def _file(path: Path, option: str, source: Source) -> Iterator[Problem]:
+    at = ("mqtt", option)
+    if option in ("key_file", "password_file"):
+        yield from check_secret_file(path, at, source)
+    else:
+        yield from _readable(path, at, source)
+
+
+def check_secret_file(path: Path, at: OptionPath, source: Source) -> Iterator[Problem]:
+    """Yield why a file that holds a secret cannot be read, or who else can read it."""
+    yield from _readable(path, at, source)
+    trouble = certificates.secrecy_trouble(path)
+    if trouble is not None:
+        yield source.problem(at, trouble, value=str(path))
+
+
+def _readable(path: Path, at: OptionPath, source: Source) -> Iterator[Problem]:
     if str(path).startswith(CREDENTIALS) and not path.exists():
         text = "exists only while the service runs, so it is not checked here"
-        yield _of(source, option, text, str(path), is_warning=True)
+        yield source.problem(at, text, value=str(path), is_warning=True)
         return
     trouble = certificates.readable_trouble(path)
     if trouble is not None:
         text = f"{trouble}; expected a file that the user of this program may read"
-        yield _of(source, option, text, str(path))
-    if option in ("key_file", "password_file"):
-        trouble = certificates.secrecy_trouble(path)
-        if trouble is not None:
-            yield _of(source, option, trouble, str(path))
+        yield source.problem(at, text, value=str(path))
 
 
 def _expiry(name: str, option: str, source: Source, now: datetime) -> Iterator[Problem]:

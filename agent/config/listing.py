@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.config.load import KIND_OPTIONS
+from agent.config.load import KIND_OPTIONS, kind_of
 from agent.config.options import Option, options_of
 from agent.settings import DeviceOptions
 from drivers.base import find, names
@@ -15,6 +15,8 @@ class DriverListing:
     """One driver: its own options, those of its kind and those that every device has."""
 
     name: str
+    kind: str
+    """Whose options it shares: its kind, or itself where it shares them with none."""
     is_modbus: bool
     line: str
     own: tuple[Option, ...]
@@ -29,9 +31,10 @@ def describe_drivers() -> tuple[DriverListing, ...]:
 
 def _listing(name: str) -> DriverListing:
     driver = find(name)
-    kind = name.partition(".")[0]
+    kind = kind_of(name)
     return DriverListing(
         name=name,
+        kind=kind,
         is_modbus=driver.is_polled,
         line=str(driver.line),
         own=tuple(options_of(driver.options).values()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from agent.config.checks import check_journal, check_lane, check_mqtt
+from agent.config.identity_key import check_key, check_readers
 from agent.config.options import ID_PATTERN, ID_TEXT, did_you_mean, fill, fill_flat, unknown
 from agent.config.ports import User, check_ports
 from agent.config.problems import ConfigError, Problem
@@ -25,9 +26,12 @@ from agent.config.source import (
     read_files,
 )
 from agent.lane.options import (
+    ContactOptions,
+    IdentityOptions,
     KindOptions,
     LaneOptions,
     MetalOptions,
+    OutputOptions,
     RpmOptions,
     ScaleOptions,
 )
@@ -43,8 +47,16 @@ from agent.settings import (
 from drivers.base import KINDS, DriverType, find, names
 
 KIND_OPTIONS: MappingProxyType[str, type[KindOptions]] = MappingProxyType(
-    {"rpm": RpmOptions, "scale": ScaleOptions, "metal": MetalOptions}
+    {
+        "rpm": RpmOptions,
+        "scale": ScaleOptions,
+        "metal": MetalOptions,
+        "lane.contacts": ContactOptions,
+        "lane.identity_line": IdentityOptions,
+        "lane.outputs": OutputOptions,
+    }
 )
+"""The lane's side of a device, by its kind; devices of kind lane differ, each driver by itself."""
 GATEWAY_TABLES = ("gateway", "mqtt", "journal")
 LANE_TABLES = ("lane", "devices")
 
@@ -120,6 +132,8 @@ def examine_files(
             lanes.append(lane)
     found += check_ports(users)
     found += check_relays(users)
+    if head.gateway is not None:
+        found += check_readers(users, head.gateway)
     is_whole = len(sources) == len(files.contents) and len(lanes) == len(sources) - 1
     if not is_whole or not lanes or not head.gateway or not head.mqtt or not head.journal:
         return Examined(config=None, problems=tuple(found))
@@ -169,6 +183,9 @@ def _head(source: Source, base: Path, found: list[Problem], now: datetime | None
     found += unknown(source.table, GATEWAY_TABLES, source, (), "table")
     gateway, wrong = fill(GatewayOptions, _table(source, "gateway", found), source, ("gateway",))
     found += wrong
+    if gateway is not None:
+        gateway = replace(gateway, identity_key_file=_absolute(base, gateway.identity_key_file))
+        found += check_key(gateway, source)
     mqtt, wrong = fill(MqttOptions, _table(source, "mqtt", found), source, ("mqtt",))
     found += wrong
     journal, wrong = fill(JournalOptions, _table(source, "journal", found), source, ("journal",))
@@ -240,7 +257,8 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
     if isinstance(driver, Problem):
         return None, [*problems, driver]
     kind = driver.name.partition(".")[0]
-    kinds = (DeviceOptions, KIND_OPTIONS[kind], driver.options)
+    of_kind = KIND_OPTIONS[kind_of(driver.name)]
+    kinds = (DeviceOptions, of_kind, driver.options)
     filled, wrong = fill_flat(kinds, table, source, at)
     problems += wrong
     if filled is None or problems:
@@ -251,7 +269,7 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
         return None, [source.problem(at, str(exc))]
     common, kind_options, driver_options = filled
     assert isinstance(common, DeviceOptions)
-    assert isinstance(kind_options, RpmOptions | ScaleOptions | MetalOptions)
+    assert isinstance(kind_options, KindOptions)
     device = DeviceConfig(
         name=name,
         kind=kind,
@@ -261,6 +279,11 @@ def _device(name: str, table: object, source: Source) -> tuple[DeviceConfig | No
         kind_options=kind_options,
     )
     return device, []
+
+
+def kind_of(driver: str) -> str:
+    """Return under which name a driver's kind stands in KIND_OPTIONS."""
+    return driver if driver in KIND_OPTIONS else driver.partition(".")[0]
 
 
 def _driver(table: Table, source: Source, at: tuple[str, ...]) -> DriverType | Problem:

@@ -136,6 +136,9 @@ def _value(
         if not isinstance(value, dict):
             return None, [source.problem(path, _sentence(option), value=value)]
         return fill(base, value, source, path)
+    named = _named_tables(base)
+    if named is not None and isinstance(value, dict):
+        return _fill_named(named, value, source, path)
     try:
         converted: object = msgspec.convert(value, cast("type", option.hint), strict=True)
     except msgspec.ValidationError:
@@ -148,6 +151,29 @@ def _value(
         text = "expected text of one line without control characters"
         return None, [source.problem(path, text, value=value)]
     return converted, []
+
+
+def _named_tables(hint: object) -> type | None:
+    """Return the dataclass of an option that is a table of tables, None where it is none."""
+    if get_origin(hint) is not dict:
+        return None
+    inner, _ = _flat(get_args(hint)[1])
+    return inner if dataclasses.is_dataclass(inner) and isinstance(inner, type) else None
+
+
+def _fill_named(
+    kind: type, table: Table, source: Source, path: OptionPath
+) -> tuple[object, list[Problem]]:
+    """Return each table of a table as that dataclass, by its name."""
+    filled: dict[str, object] = {}
+    problems: list[Problem] = []
+    for name, inner in table.items():
+        if not isinstance(inner, dict):
+            problems.append(source.problem((*path, name), "expected a table", value=inner))
+            continue
+        filled[name], wrong = fill(kind, inner, source, (*path, name))
+        problems += wrong
+    return filled, problems
 
 
 def _sentence(option: Option) -> str:

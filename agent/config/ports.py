@@ -136,8 +136,11 @@ def _sharing(first: User, second: User) -> Iterator[Problem]:
 
 def _same_unit(first: User, second: User) -> Iterator[Problem]:
     if first.is_rtu or second.is_rtu:
-        text = f"is already the unit of {first.name} on this line; expected another unit id"
-        yield second.problem("unit", text)
+        # Inputs and outputs of one module may be two devices, as long as no reply fits both.
+        replies = {(block.table, block.count) for block in _blocks(first)}
+        if replies & {(block.table, block.count) for block in _blocks(second)}:
+            text = f"is already the unit of {first.name} on this line; expected another unit id"
+            yield second.problem("unit", text)
         return
     # Two detectors may be wired to one module, but not to the same inputs of it.
     common = set(_blocks(first)) & set(_blocks(second))

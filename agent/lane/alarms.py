@@ -7,8 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from agent.lane.state import Transit, Turn
-from agent.records import Alarm, AlarmKind, BackgroundUsed, Category, Evidence, Severity, Source
+from agent.lane.state import Transit, Turn, sightings_of
+from agent.records import (
+    Alarm,
+    AlarmKind,
+    BackgroundUsed,
+    Category,
+    Evidence,
+    IdentityItem,
+    Phase,
+    Severity,
+    Source,
+)
 
 UPDATE_RATIO = 1.5
 """A latched alarm is said again when its statistic has grown so much."""
@@ -53,9 +63,37 @@ def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) 
         category=finding.category,
         nuclides=finding.nuclides,
         provisional=passage_id is not None,
+        identity=() if passage_id is None else identity_of(turn, passage_id),
     )
     turn.records.append(alarm)
     return alarm
+
+
+def identity_of(turn: Turn, passage_id: str) -> tuple[IdentityItem, ...]:
+    """Return in clear whose passage it is, as far as readers have told."""
+    return tuple(sighting.clear for sighting in sightings_of(turn.state, passage_id))
+
+
+def tell_identity(turn: Turn, transit: Transit) -> Transit:
+    """Say each alarm of this passage again where it is known better now whose passage it is.
+
+    One that is cleared already stays cleared: its last phase is said again with a higher ``rev``.
+    """
+    if not transit.alarms:
+        return transit
+    identity = identity_of(turn, transit.passage_id)
+    alarms = tuple(
+        alarm if alarm.identity == identity else _identified(turn, alarm, identity)
+        for alarm in transit.alarms
+    )
+    return transit if alarms == transit.alarms else replace(transit, alarms=alarms)
+
+
+def _identified(turn: Turn, alarm: Alarm, identity: tuple[IdentityItem, ...]) -> Alarm:
+    phase: Phase = "cleared" if alarm.phase == "cleared" else "updated"
+    told = replace(alarm, stamp=turn.stamp, phase=phase, rev=alarm.rev + 1, identity=identity)
+    turn.records.append(told)
+    return told
 
 
 def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:

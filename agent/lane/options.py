@@ -167,6 +167,40 @@ class ScaleOptions:
         float | None,
         Meta(description="the reference load may read so far off before it is a fault [kg]", gt=0),
     ] = None
+    accuracy_class: Annotated[
+        Literal["III", "IIII", "0.2", "0.5", "1", "2", "5", "10"],
+        Meta(
+            description="its class: III or IIII of OIML R 76-1 for a scale used at rest, or the "
+            "vehicle mass class of OIML R 134-1 for one that weighs in motion [percent]"
+        ),
+    ] = "III"
+    declared_as: Annotated[
+        Literal["gross", "net"],
+        Meta(description="which mass the documents declare; one of the other kind is not judged"),
+    ] = "gross"
+    declared_percent: Annotated[
+        float,
+        Meta(description="a weight may differ so far from the declared [percent]", ge=0, le=100),
+    ] = 3.0
+    declared_within_kg: Annotated[
+        float, Meta(description="and always so far [kg]", ge=0, le=100000)
+    ] = 100.0
+    declared_mpe_factor: Annotated[
+        float,
+        Meta(
+            description="and always so many times the scale's own maximum permissible error in "
+            "service",
+            ge=0,
+            le=100,
+        ),
+    ] = 2.0
+    declared_alarm: Annotated[
+        Literal["off", "notice", "elevated"],
+        Meta(
+            description="severity of the alarm where it differs further; off: the passage only "
+            "says it"
+        ),
+    ] = "notice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +220,117 @@ class MetalOptions:
     ] = 2.0
 
 
-KindOptions = RpmOptions | ScaleOptions | MetalOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactOptions:
+    """What the contacts of one module are for, by their names."""
+
+    presence: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="loops and photocells that see a vehicle, in the order in which one that "
+            "comes in meets them",
+            max_length=8,
+        ),
+    ] = ()
+    tamper: Annotated[
+        tuple[str, ...], Meta(description="contacts that raise a tamper alarm while active")
+    ] = ()
+    door: Annotated[
+        tuple[str, ...], Meta(description="doors: active, that is open, raises a tamper alarm")
+    ] = ()
+    under_barrier: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="loops and photocells under the barrier: it is never closed by the agent "
+            "while one of them, or of presence, is active or unknown",
+            max_length=8,
+        ),
+    ] = ()
+    barrier_closed: Annotated[
+        str | None, Meta(description="limit switch, active while the barrier is down")
+    ] = None
+    barrier_open: Annotated[
+        str | None, Meta(description="limit switch, active while the barrier is up")
+    ] = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Return every name that has a role here."""
+        limits = tuple(name for name in (self.barrier_closed, self.barrier_open) if name)
+        return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityOptions:
+    """A reader's place in the lane, and how much of what it reads is written down."""
+
+    relation: Annotated[
+        Relation, Meta(description="when something is read, seen from the occupancy")
+    ] = "during"
+    max_gap_s: Annotated[
+        float,
+        Meta(description="a reading further than this from it is another's [s]", ge=0, le=3600),
+    ] = 15.0
+    debounce_s: Annotated[
+        float,
+        Meta(
+            description="the same again within so long of the last time is the same reading [s]",
+            ge=0,
+            le=3600,
+        ),
+    ] = 10.0
+    identity_privacy: Annotated[
+        Literal["token", "clear"],
+        Meta(
+            description="token: a passage holds a keyed token and only an alarm's record the text; "
+            "clear: both hold the text"
+        ),
+    ] = "token"
+
+
+AlarmWord = Literal["gamma", "neutron", "spectral", "metal", "weight", "tamper"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What the lane's outputs show, and whether its barrier moves by itself."""
+
+    beacon_kinds: Annotated[
+        tuple[AlarmWord, ...], Meta(description="kinds of alarm that light the beacon")
+    ] = ("gamma", "neutron", "spectral", "metal", "weight", "tamper")
+    siren_kinds: Annotated[
+        tuple[AlarmWord, ...], Meta(description="kinds of alarm that sound the siren")
+    ] = ("gamma", "neutron", "spectral")
+    siren_s: Annotated[
+        float,
+        Meta(description="the siren is silent so long after an alarm began [s]", ge=1, le=600),
+    ] = 30.0
+    hold_s: Annotated[
+        float,
+        Meta(description="an alarm is shown so long after it was cleared [s]", ge=0, le=600),
+    ] = 10.0
+    barrier: Annotated[
+        Literal["manual", "routine"],
+        Meta(
+            description="manual: never moved by the agent; routine: opened for a vehicle without "
+            "any finding, closed behind it"
+        ),
+    ] = "manual"
+    close_after_s: Annotated[
+        float,
+        Meta(description="the way must be free so long before the barrier closes [s]", ge=0, le=60),
+    ] = 2.0
+    opens_despite_radiation: Annotated[
+        bool,
+        Meta(description="true: the barrier may open while a gamma or neutron alarm stands"),
+    ] = False
+
+
+SideOptions = ScaleOptions | MetalOptions | IdentityOptions
+"""Of devices whose parts join a portal's passage."""
+KindOptions = (
+    RpmOptions | ScaleOptions | MetalOptions | ContactOptions | IdentityOptions | OutputOptions
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +354,7 @@ class LaneRules:
     ``portals`` and ``traits`` are in the order of the lane's file; a portal without traits is a
     TSA one. ``pinned`` names portal options ("nsigma" …) that outrank the portal's own settings
     lines.
+    ``identity_key`` makes the tokens that stand for identities; None: they are left out.
     """
 
     lane_id: str
@@ -219,6 +364,10 @@ class LaneRules:
     scales: dict[str, ScaleOptions]
     metals: dict[str, MetalOptions]
     traits: Mapping[str, PortalTraits] = field(default_factory=dict)
+    contacts: dict[str, ContactOptions] = field(default_factory=dict)
+    readers: dict[str, IdentityOptions] = field(default_factory=dict)
+    outputs: dict[str, OutputOptions] = field(default_factory=dict)
+    identity_key: bytes | None = field(default=None, repr=False)
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 
@@ -247,9 +396,9 @@ class LaneRules:
         return self.teller or next(counting, None)
 
     @property
-    def sides(self) -> dict[str, ScaleOptions | MetalOptions]:
+    def sides(self) -> dict[str, SideOptions]:
         """Return the devices whose parts join a portal's passage."""
-        return {**self.scales, **self.metals}
+        return {**self.scales, **self.metals, **self.readers}
 
 
 _TSA = PortalTraits()

@@ -1,7 +1,7 @@
 """Joins what belongs to one vehicle into one passage, and closes it.
 
-A weight and a walk come before, during or after the portal's occupancy (``relation``), at most
-``max_gap_s`` from it::
+A weight, a walk and what a reader reads come before, during or after the portal's occupancy
+(``relation``), at most ``max_gap_s`` from it::
 
     before   start - gap … start          during   start … end, or else within the gap of it
     after    end … end + gap
@@ -17,10 +17,11 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane.alarms import cleared
+from agent.lane import declared
+from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
-from agent.lane.options import LaneRules, MetalOptions, ScaleOptions
-from agent.lane.state import Part, Share, Transit, Turn
+from agent.lane.options import LaneRules, SideOptions
+from agent.lane.state import Part, Share, Sighting, Transit, Turn, sightings_of
 from agent.records import (
     Agreement,
     MetalPart,
@@ -43,7 +44,7 @@ HOLD_IN_S = 2.0
 _METAL_ORDER: tuple[MetalResult, ...] = ("alarm", "unknown", "random", "clear")
 
 
-def fits(at: Stamp, transit: Transit, options: ScaleOptions | MetalOptions) -> bool:
+def fits(at: Stamp, transit: Transit, options: SideOptions) -> bool:
     """Return whether a part of that moment can be this vehicle's."""
     gap_s = options.max_gap_s
     from_start_s = at.since_s(transit.started)
@@ -85,7 +86,7 @@ def likely_passage(turn: Turn, device: str) -> str | None:
     return next(iter(fitting)) if len(fitting) == 1 else None
 
 
-def last_moment(part: Part, options: ScaleOptions | MetalOptions) -> Stamp:
+def last_moment(part: Part, options: SideOptions) -> Stamp:
     """Return until when a vehicle can still appear that the part fits."""
     return part.at if options.relation == "after" else part.at.forward(options.max_gap_s)
 
@@ -127,8 +128,13 @@ def publish(turn: Turn, transit: Transit) -> None:
 def revise(turn: Turn, parts_before: tuple[Part, ...]) -> None:
     """Say again every published passage that a part has changed since."""
     claim(turn)
+    declared.judge(turn)
     if turn.state.parts is parts_before:
         return
+    for transit in turn.state.transits:
+        told = tell_identity(turn, transit)
+        if told is not transit:
+            put(turn, told)
     for transit in turn.state.transits:
         if transit.published is not None:
             publish(turn, transit)
@@ -164,6 +170,7 @@ def publish_orphan(turn: Turn, part: Part) -> None:
     passage_id = part.orphan.passage_id if part.orphan else turn.new_id("p")
     scale = part.content if isinstance(part.content, ScalePart) else None
     metal = part.content if isinstance(part.content, MetalPart) else None
+    identity = (part.content.kept,) if isinstance(part.content, Sighting) else ()
     priority, reasons = _priority(turn.rules, None, scale, metal, ())
     passage = Passage(
         stamp=turn.stamp,
@@ -178,11 +185,12 @@ def publish_orphan(turn: Turn, part: Part) -> None:
         transit_id=passage_id,
         priority=priority,
         reasons=reasons,
-        alarm_ids=part.alarm_ids,
+        alarm_ids=part.all_alarm_ids,
         ambiguous=(),
         rpm=None,
         scale=scale,
         metal=metal,
+        identity=identity,
     )
     before = part.orphan
     if before is not None:
@@ -204,10 +212,12 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
     # Weighed again: the later weighing counts.
     scale = scales[-1] if scales else None
     metal = _joined(metals) if metals else None
+    if scale is not None:
+        scale = declared.with_declaration(turn, scale, transit.passage_id)
     rpm = _own_part(transit, turn.rules)
     priority, reasons = _priority(turn.rules, transit, scale, metal, ambiguous)
     alarm_ids = [a.alarm_id for a in transit.alarms]
-    alarm_ids += [alarm_id for part in own for alarm_id in part.alarm_ids]
+    alarm_ids += [alarm_id for part in own for alarm_id in part.all_alarm_ids]
     return Passage(
         stamp=turn.stamp,
         lane=turn.rules.lane_id,
@@ -227,6 +237,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         scale=scale,
         metal=metal,
         also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
+        identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
     )
 
 
@@ -361,6 +372,16 @@ def _is_unmeasured(transit: Transit, rules: LaneRules) -> bool:
     return transit.tally.gamma_cps is None
 
 
+def has_no_finding(turn: Turn, transit: Transit) -> bool:
+    """Return whether nothing at all speaks against a vehicle that has left the portal."""
+    _, reasons = _priority(turn.rules, transit, None, None, ())
+    theirs = (p.all_alarm_ids for p in turn.state.parts if transit.passage_id in p.claimed_by)
+    begun = [w.alarm for w in turn.state.walks.values()]
+    begun += [w.alarm for w in turn.state.weighings.values()]
+    begun += [r.alarm for r in turn.state.axle_runs.values()]
+    return not reasons and not any(theirs) and not any(begun)
+
+
 def _priority(
     rules: LaneRules,
     transit: Transit | None,
@@ -381,16 +402,30 @@ def _priority(
             elevated.append("not_measured")
         if transit.background.quality not in {"good", "learning"}:
             elevated.append(f"background_{transit.background.quality}")
-    limit_kg = scale.max_gross_kg if scale else None
-    if scale and limit_kg is not None and scale.mass_kg is not None and scale.mass_kg > limit_kg:
-        elevated.append("over_max_gross")
-    if scale and scale.stable is False:
-        elevated.append("weight_in_motion")
-    if scale and scale.invalid is not None:
-        elevated.append("weighing_invalid")
+    if scale is not None:
+        elevated += _weight_reasons(scale)
     if metal and metal.result in {"alarm", "unknown"}:
         elevated.append(f"metal_{metal.result}")
     elevated += [f"ambiguous_{device}" for device in ambiguous]
     priority: Priority = "high" if high else "elevated" if elevated else "routine"
-    service = () if rules.lane.in_service else ("out_of_service",)
-    return priority, (*high, *elevated, *service)
+    check = scale.declared_check if scale else None
+    notes = ["declared_not_judged"] if check is not None and check.result == "not_judged" else []
+    if not rules.lane.in_service:
+        notes.append("out_of_service")
+    return priority, (*high, *elevated, *notes)
+
+
+def _weight_reasons(scale: ScalePart) -> list[str]:
+    """Return what a weight is remarkable for."""
+    reasons = []
+    limit_kg = scale.max_gross_kg
+    if limit_kg is not None and scale.mass_kg is not None and scale.mass_kg > limit_kg:
+        reasons.append("over_max_gross")
+    if scale.stable is False:
+        reasons.append("weight_in_motion")
+    if scale.invalid is not None:
+        reasons.append("weighing_invalid")
+    check = scale.declared_check
+    if check is not None and check.result == "differs":
+        reasons.append("declared_mismatch")
+    return reasons

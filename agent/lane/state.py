@@ -13,13 +13,16 @@ from typing import Literal
 from agent.lane.options import LaneRules
 from agent.records import (
     Alarm,
+    AlarmKind,
     BackgroundQuality,
     BackgroundUsed,
     EndReason,
+    IdentityItem,
     MetalPart,
     Passage,
     Record,
     ScalePart,
+    Severity,
     Stamp,
 )
 from drivers.readings import Level, MetalProgram, NuclideFound, PortalSettings, Weight
@@ -133,8 +136,27 @@ class Transit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What a reader read of a vehicle or a person."""
+
+    clear: IdentityItem
+    """As an alarm's record holds it."""
+    kept: IdentityItem
+    """As a passage holds it."""
+    declared_kg: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRead:
+    """When a reader last read the same, and the part that was made of it."""
+
+    at: Stamp
+    serial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A finished weighing, or a walk through the metal detector.
+    """A finished weighing, a walk through the metal detector, or what a reader read.
 
     ``at`` is the moment that decides which vehicle it belongs to.
     """
@@ -142,7 +164,7 @@ class Part:
     serial: int
     device: str
     at: Stamp
-    content: ScalePart | MetalPart
+    content: ScalePart | MetalPart | Sighting
     alarm_ids: tuple[str, ...] = ()
     claimed_by: frozenset[str] = frozenset()
     """Every passage it ever fitted; more than one: ambiguous."""
@@ -150,6 +172,14 @@ class Part:
     """It came inside an occupancy, so that one has it and the near ones have not."""
     orphan: Passage | None = None
     """The passage of its own that it got because no vehicle fitted."""
+    declared_alarm: Alarm | None = None
+    """The latest phase of the alarm that a weight differs from the declared mass."""
+
+    @property
+    def all_alarm_ids(self) -> tuple[str, ...]:
+        """Return the alarms that this part brings into a passage."""
+        declared = () if self.declared_alarm is None else (self.declared_alarm.alarm_id,)
+        return (*self.alarm_ids, *declared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +247,44 @@ class Detector:
     now: MetalProgram | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What the presence contacts of one module say together."""
+
+    occupied: bool | None = None
+    order: tuple[str, ...] = ()
+    """The contacts of this vehicle in the order in which they became active."""
+    cleared_at: Stamp | None = None
+    """When the last of them became inactive; None: one is active, or none has been yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """An alarm or fault as far as the lane's outputs show it."""
+
+    kind: AlarmKind
+    code: str
+    severity: Severity
+    raised: Stamp
+    """When it began, or became another one."""
+    cleared: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier:
+    """What was decided for the vehicle that left the portal last."""
+
+    passage_id: str
+    decided: Stamp
+    opens: bool
+    closes: bool
+    """It may still be up from the vehicle before, and this one must not follow."""
+    entered: bool = False
+    """A vehicle has stood under it since."""
+    free_since: Stamp | None = None
+    """When the way became free; None: it is not, or nobody knows."""
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -239,6 +307,14 @@ class LaneState:
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
     metal_detectors: Mapping[str, Detector] = field(default_factory=dict)
+    contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
+    """Each contact's level by (device, name); None: nobody can say."""
+    presences: Mapping[str, Presence] = field(default_factory=dict)
+    last_reads: Mapping[tuple[str, str, str], LastRead] = field(default_factory=dict)
+    """By (device, kind, value), oldest first; those that can still be repeated."""
+    announced: Mapping[str, Announced] = field(default_factory=dict)
+    """By alarm id; only where the lane has outputs."""
+    barrier: Barrier | None = None
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""
@@ -265,6 +341,24 @@ class Turn:
     def new_id(self, letter: str) -> str:
         """Return a new id, unique over lanes and runs."""
         return f"{self.rules.lane_id}-{self.rules.run}-{letter}{self.next_serial()}"
+
+
+def sightings_of(state: LaneState, passage_id: str) -> list[Sighting]:
+    """Return what was read of this vehicle and of no other, in order of time.
+
+    A reader of which one reading is in doubt gives none: the others might be another vehicle's.
+    """
+    found = [
+        part
+        for part in state.parts
+        if isinstance(part.content, Sighting) and passage_id in part.claimed_by
+    ]
+    doubted = {part.device for part in found if len(part.claimed_by) > 1}
+    return [
+        part.content
+        for part in sorted(found, key=lambda p: p.at.mono_us)
+        if isinstance(part.content, Sighting) and part.device not in doubted
+    ]
 
 
 def background_used(background: RunningBackground, now: Stamp, *, suspect: bool) -> BackgroundUsed:

@@ -11,7 +11,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import area, axles, background, counts, occupancy, passage, walks, weighing
+from agent.lane import (
+    annunciator,
+    area,
+    axles,
+    background,
+    contacts,
+    counts,
+    declared,
+    identities,
+    occupancy,
+    passage,
+    walks,
+    weighing,
+)
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -79,6 +92,8 @@ def step(
     passage.revise(turn, parts)
     # What is due now and was not before is due through this event, so it has this event's time.
     _run_due(turn, event.stamp.mono_us, event.stamp)
+    if rules.outputs:
+        annunciator.note(turn)
     return turn.state, tuple(turn.records)
 
 
@@ -89,6 +104,11 @@ def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     alarms += [w.alarm.alarm_id for w in state.weighings.values() if w.alarm]
     alarms += [r.alarm.alarm_id for r in state.axle_runs.values() if r.alarm]
     alarms += [w.alarm.alarm_id for w in state.walks.values() if w.alarm]
+    alarms += [
+        p.declared_alarm.alarm_id
+        for p in state.parts
+        if p.declared_alarm is not None and p.declared_alarm.phase != "cleared"
+    ]
     backgrounds = {}
     for portal in state.portals.values():
         if rules.traits_of(portal.device).rule == "none":
@@ -190,9 +210,11 @@ def _forget_transit(turn: Turn, passage_id: str) -> None:
     kept = tuple(t for t in turn.state.transits if t.passage_id != passage_id)
     names = {t.passage_id for t in kept}
     turn.state.transits = kept
-    turn.state.parts = tuple(
-        p for p in turn.state.parts if not p.claimed_by or p.claimed_by & names
-    )
+    parts = tuple(p for p in turn.state.parts if not p.claimed_by or p.claimed_by & names)
+    for part in turn.state.parts:
+        if part not in parts:
+            declared.let_go(turn, part)
+    turn.state.parts = parts
 
 
 def _forget_part(turn: Turn, serial: int) -> None:
@@ -247,7 +269,11 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             area.on_dose_rate(turn, device, reading)
         case DeviceNuclides():
             area.on_nuclides(turn, device, reading)
-        case GammaSpectrum() | Housekeeping() | Contact() | Identity():
+        case Contact():
+            contacts.on_contact(turn, device, reading)
+        case Identity():
+            identities.on_identity(turn, device, reading)
+        case GammaSpectrum() | Housekeeping():
             pass
         case _:
             assert_never(reading)
@@ -293,8 +319,10 @@ def _link(turn: Turn, change: LinkChange) -> None:
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
         axles.on_lost(turn, device)
-    else:
+    elif device in turn.rules.metals:
         walks.on_lost(turn, device)
+    elif device in turn.rules.contacts:
+        contacts.on_lost(turn, device)
     turn.state.lost_at = {**turn.state.lost_at, device: turn.stamp}
     stand(turn, fault(device, "device_lost", change.detail or f"{device}: the link was lost"))
 
@@ -332,6 +360,7 @@ def _stop(turn: Turn) -> None:
     for part in turn.state.parts:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
+    turn.state.parts = tuple(declared.let_go(turn, part) for part in turn.state.parts)
     # Nobody watches any more; what still holds is raised anew at the next start.
     for device, code in tuple(turn.state.standing):
         clear_standing(turn, device, code)

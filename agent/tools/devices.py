@@ -170,7 +170,7 @@ def _transport(listing: DriverListing) -> str:
 
 
 def _kinds(listings: Iterable[DriverListing]) -> dict[str, tuple[Option, ...]]:
-    return {listing.name.partition(".")[0]: listing.of_kind for listing in listings}
+    return {listing.kind: listing.of_kind for listing in listings}
 
 
 def _option_table(options: Iterable[Option]) -> list[str]:

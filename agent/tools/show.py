@@ -41,6 +41,7 @@ def _passage(data: Json) -> tuple[str, str]:
             _spectral(cast("Json | None", data["spectral"])),
             _scale(cast("Json | None", data["scale"])),
             _metal(cast("Json | None", data["metal"])),
+            _identity(cast("list[Json]", data["identity"])),
         )
         if part
     ]
@@ -86,6 +87,9 @@ def _scale(scale: Json | None) -> str:
     if scale["mass_kg"] is None:
         return f"weight {scale['range']}"
     rest = "" if scale["stable"] else " in motion"
+    declared = scale["declared_kg"]
+    if declared is not None:
+        rest += f" (declared {declared:.0f} kg)"
     return f"{scale['mass_kg']:.0f} kg{rest}"
 
 
@@ -94,6 +98,17 @@ def _metal(metal: Json | None) -> str:
         return ""
     persons = "1 person" if metal["persons"] == 1 else f"{metal['persons']} persons"
     return f"{persons}: metal {metal['result']}"
+
+
+def _identity(items: list[Json]) -> str:
+    """Return what was read, or the head of the token that stands for it."""
+    said = []
+    for item in items:
+        token = item["token"]
+        told = item["value"] or (f"{str(token)[:8]}…" if token else "not written")
+        wrong = " (wrong check digit)" if item["checked"] is False else ""
+        said.append(f"{item['kind']} {told}{wrong}")
+    return ", ".join(said)
 
 
 def _audit(kind: str, data: Json) -> tuple[str, str]:

@@ -33,6 +33,19 @@ from msgspec import Meta
 
 from drivers.base import Block, Table
 from drivers.counters import Counters, Gain, counted_in_gap, resets
+from drivers.inputs import (
+    MOXA_CONTACTS_START,
+    MOXA_COUNTERS_START,
+    UNWIRED,
+    Channel,
+    Point,
+    Preset,
+    WordOrder,
+    figure,
+    input_blocks,
+    is_closed,
+    moxa_point,
+)
 from drivers.readings import (
     BadFrame,
     DeviceState,
@@ -41,33 +54,10 @@ from drivers.readings import (
     Reading,
     Reason,
 )
-from drivers.registers import Part, plan, refusal
+from drivers.registers import refusal
 
 Signal = Literal["alarm", "ready", "passage_in", "passage_out"]
 SIGNALS: tuple[Signal, ...] = ("alarm", "ready", "passage_in", "passage_out")
-UNWIRED = -1
-
-Address = Annotated[
-    int, Meta(description="address from 0, as on the wire; -1: none", ge=-1, le=65535)
-]
-Channel = Annotated[int, Meta(description="the module's channel; -1: not wired", ge=-1, le=15)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """Where one signal stands in a module of ``preset = "custom"``."""
-
-    contact: Address = UNWIRED
-    contact_table: Annotated[
-        Table, Meta(description="table of the contact; in a register it is one bit")
-    ] = "discrete"
-    contact_bit: Annotated[
-        int, Meta(description="which bit of the register, 0 the lowest", ge=0, le=15)
-    ] = 0
-    counter: Address = UNWIRED
-    counter_table: Annotated[
-        Literal["input", "holding"], Meta(description="table of the counter")
-    ] = "input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +65,7 @@ class Options:
     """How the detector's contacts are wired and the module is read."""
 
     preset: Annotated[
-        Literal["moxa-e1210", "moxa-e1212", "custom"],
+        Preset,
         Meta(description="the input module; custom: by the four points below"),
     ]
     alarm_channel: Channel = 0
@@ -84,7 +74,7 @@ class Options:
     passage_out_channel: Channel = 3
     contacts_start: Annotated[
         int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
-    ] = 0x0000
+    ] = MOXA_CONTACTS_START
     counters_start: Annotated[
         int,
         Meta(
@@ -93,7 +83,7 @@ class Options:
             ge=0,
             le=65500,
         ),
-    ] = 0x0010
+    ] = MOXA_COUNTERS_START
     alarm: Annotated[Point | None, Meta(description="custom: the alarm relay")] = None
     ready: Annotated[Point | None, Meta(description="custom: the ready relay")] = None
     passage_in: Annotated[Point | None, Meta(description="custom: persons entering")] = None
@@ -105,9 +95,9 @@ class Options:
     counter_bits: Annotated[
         Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
     ] = 32
-    word_order: Annotated[
-        Literal["high_first", "low_first"], Meta(description="which word of 32 bits comes first")
-    ] = "high_first"
+    word_order: Annotated[WordOrder, Meta(description="which word of 32 bits comes first")] = (
+        "high_first"
+    )
     counter_modulus: Annotated[
         int,
         Meta(
@@ -168,21 +158,11 @@ class Driver:
             max_increments_after_gap=options.max_increments_after_gap,
         )
         self._conditions: dict[str, bool | None] = {}
-        self._blocks = self._plan()
-
-    def _plan(self) -> tuple[Block, ...]:
-        options = self._options
-        contacts = {
-            (p.contact_table, p.contact, 1) for p in self._points.values() if p.contact >= 0
-        }
-        counters: set[Part] = {
-            (p.counter_table, p.counter, self._words)
-            for p in self._points.values()
-            if p.counter >= 0
-        }
-        return (
-            *plan(contacts, options.contacts_period_s),
-            *plan(counters, options.counters_period_s),
+        self._blocks = input_blocks(
+            self._points.values(),
+            words=self._words,
+            contacts_period_s=options.contacts_period_s,
+            counters_period_s=options.counters_period_s,
         )
 
     def blocks(self) -> tuple[Block, ...]:
@@ -223,10 +203,8 @@ class Driver:
         return readings
 
     def _level(self, signal: Signal, value: int) -> bool:
-        point = self._points[signal]
-        if point.contact_table in ("input", "holding"):
-            value = value >> point.contact_bit & 1
-        return bool(value) != (signal in self._options.normally_closed)
+        is_inverted = signal in self._options.normally_closed
+        return is_closed(self._points[signal], value) != is_inverted
 
     def _contact(self, signal: Signal, level: bool, readings: list[Reading]) -> None:  # noqa: FBT001 - the level is the matter, not a switch
         before = self._levels.get(signal)
@@ -262,7 +240,8 @@ class Driver:
         for signal, point in self._points.items():
             if point.counter_table != table or point.counter not in values or signal == "ready":
                 continue
-            now = self._figure(point.counter, values)
+            order = self._options.word_order
+            now = figure(point.counter, values, words=self._words, order=order)
             if now >= self._modulus:
                 detail = f"counter of {signal} reads {now}, above its modulus {self._modulus}"
                 raw = now.to_bytes(4, "big")
@@ -276,12 +255,6 @@ class Driver:
         if detail or "counter_reset" in self._conditions:
             self._condition("counter_reset", readings, active=bool(detail), detail=detail)
         self._tell({gain.name: gain.increments for gain in gains}, readings)
-
-    def _figure(self, address: int, values: dict[int, int]) -> int:
-        words = [values[address + i] for i in range(self._words)]
-        if self._options.word_order == "low_first":
-            words.reverse()
-        return sum(word << 16 * i for i, word in enumerate(reversed(words)))
 
     def _tell(self, gained: dict[str, int | None], readings: list[Reading]) -> None:
         if gained.get("alarm", 0) != 0:
@@ -316,9 +289,11 @@ def _points(options: Options) -> dict[Signal, Point]:
         "passage_out": options.passage_out_channel,
     }
     return {
-        signal: Point(
-            contact=options.contacts_start + channel,
-            counter=UNWIRED if signal == "ready" else options.counters_start + 2 * channel,
+        signal: moxa_point(
+            channel,
+            contacts_start=options.contacts_start,
+            counters_start=options.counters_start,
+            is_counted=signal != "ready",
         )
         for signal, channel in channels.items()
         if channel != UNWIRED

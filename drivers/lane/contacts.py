@@ -1,0 +1,332 @@
+"""The lane's dry contacts on a Modbus input module: loops, photocells, doors, limit switches.
+
+Registers, addresses from 0 as on the wire; Moxa ioLogik E1210 and E1212, channel c::
+
+    discrete input  0x0000 + c        the contact now: 1 closed, 0 open        (FC02)
+    input register  0x0010 + 2c, +1   its counter, 32 bit, high word first     (FC04)
+
+Each input has a name of the site's choice; what it is for (presence, tamper, door, barrier closed
+...) stands in the lane's part of the table. A level counts once it was read the same for
+``debounce_s``. An input that is ``normally_closed`` is active while open, so that a cut wire shows
+as active; wire tamper contacts and presence sensors so.
+
+A latched counter tells of activations that no read has seen: those shorter than the poll, and those
+while the module was lost. ``pulses`` of a reading are only those: what the contact itself has shown
+is taken off. The counters count closings, must be started in the module, and see every bounce that
+its own input filter lets through.
+
+``NAME_stuck`` stands while an input was active for ``stuck_after_s`` without end. A module that is
+lost leaves every contact unknown: silence is not "nothing there".
+
+Source: Moxa ioLogik E1212 manual p. A-7 to A-10. Unconfirmed: that the E1210 counters start at the
+same address (hence ``counters_start``), and the meaning of any other module's map.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from drivers.base import Block, Table
+from drivers.counters import Counters, Gain, resets
+from drivers.inputs import (
+    MOXA_CONTACTS_START,
+    MOXA_COUNTERS_START,
+    UNWIRED,
+    Channel,
+    Point,
+    Preset,
+    WordOrder,
+    figure,
+    input_blocks,
+    is_closed,
+    moxa_point,
+)
+from drivers.readings import BadFrame, Contact, DeviceState, Reading, Reason
+from drivers.registers import refusal
+
+_NAME = re.compile("[a-z][a-z0-9_-]{0,23}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One contact: where it is wired and how it is read."""
+
+    channel: Channel = UNWIRED
+    point: Annotated[Point | None, Meta(description="custom: where contact and counter stand")] = (
+        None
+    )
+    counted: Annotated[
+        bool, Meta(description="moxa: the channel's latched counter runs and is read too")
+    ] = False
+    normally_closed: Annotated[
+        bool, Meta(description="active while the contact is open, broken wire included")
+    ] = False
+    stuck_after_s: Annotated[
+        float, Meta(description="active for so long without end is stuck [s]; 0: never", ge=0)
+    ] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the contacts are wired and the module is read."""
+
+    preset: Annotated[Preset, Meta(description="the input module; custom: each input by its point")]
+    inputs: Annotated[
+        dict[str, Input],
+        Meta(description="the contacts by name: each a table with its channel or point"),
+    ]
+    contacts_start: Annotated[
+        int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
+    ] = MOXA_CONTACTS_START
+    counters_start: Annotated[
+        int,
+        Meta(
+            description="moxa: address of channel 0's counter; unconfirmed for the E1210: read it "
+            "while closing the contact by hand",
+            ge=0,
+            le=65500,
+        ),
+    ] = MOXA_COUNTERS_START
+    counter_bits: Annotated[
+        Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
+    ] = 32
+    word_order: Annotated[WordOrder, Meta(description="which word of 32 bits comes first")] = (
+        "high_first"
+    )
+    counter_modulus: Annotated[
+        int,
+        Meta(
+            description="where a counter returns to 0, e.g. 10000 after 9999; 0: at its width",
+            ge=0,
+            le=1 << 32,
+        ),
+    ] = 0
+    contacts_period_s: Annotated[
+        float, Meta(description="how often the contacts are read [s]", ge=0.02, le=10)
+    ] = 0.05
+    counters_period_s: Annotated[
+        float, Meta(description="how often the counters are read [s]", ge=0.02, le=60)
+    ] = 0.5
+    debounce_s: Annotated[
+        float,
+        Meta(description="a level counts once it was read the same for so long [s]", ge=0, le=10),
+    ] = 0.05
+    max_increments: Annotated[
+        int, Meta(description="a counter cannot gain more between two reads [increments]", ge=1)
+    ] = 200
+    max_increments_after_gap: Annotated[
+        int, Meta(description="nor more than this while the module was lost [increments]", ge=1)
+    ] = 10000
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("there is no input; give at least one in inputs")
+        if self.counter_modulus > 1 << self.counter_bits:
+            raise ValueError(
+                f"counter_modulus {self.counter_modulus} does not fit {self.counter_bits} bits; "
+                "give the width that it needs"
+            )
+        for name, wired in self.inputs.items():
+            self._check(name, wired)
+        if self.preset != "custom":
+            channels = [wired.channel for wired in self.inputs.values()]
+            twice = sorted({c for c in channels if channels.count(c) > 1})
+            if twice:
+                raise ValueError(f"channel {twice[0]} is wired to two inputs; give each its own")
+
+    def _check(self, name: str, wired: Input) -> None:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(
+                f'input "{name}": expected a name of at most 24 of a-z, 0-9, _ and -, a letter '
+                "first"
+            )
+        point = wired.point
+        if self.preset == "custom":
+            if point is None or point.contact == UNWIRED:
+                raise ValueError(f'input {name}: preset "custom" needs its point with a contact')
+            if wired.channel != UNWIRED or wired.counted:
+                raise ValueError(
+                    f'input {name}: channel and counted belong to a moxa preset; "custom" goes by '
+                    "point, with its counter"
+                )
+        elif point is not None:
+            raise ValueError(
+                f'input {name}: point given with preset "{self.preset}"; use preset = "custom" or '
+                "the channel"
+            )
+        elif wired.channel == UNWIRED:
+            raise ValueError(f"input {name} has no channel; give one")
+
+
+@dataclass(slots=True)
+class _Line:
+    """What is remembered of one contact."""
+
+    level: bool | None = None
+    """Whether it is active, debounced; None: not known yet."""
+    candidate: bool | None = None
+    reads: int = 0
+    """How often in a row ``candidate`` was read."""
+    active_reads: int = 0
+    shown: int = 0
+    """Closings that the contact has shown and its counter has not told yet."""
+    untold: int = 0
+    """Closings that only the counter has told."""
+
+
+class Driver:
+    """Keeps each contact's debounced level and each counter's last figure."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._points = {name: _point(options, wired) for name, wired in options.inputs.items()}
+        self._lines = {name: _Line() for name in self._points}
+        self._words = options.counter_bits // 16
+        self._modulus = options.counter_modulus or 1 << options.counter_bits
+        # The first and the last of so many reads lie debounce_s apart.
+        self._needed = 1 + math.ceil(options.debounce_s / options.contacts_period_s - 1e-9)
+        self._counters = Counters(
+            max_increments=options.max_increments,
+            max_increments_after_gap=options.max_increments_after_gap,
+        )
+        self._conditions: dict[str, bool] = {}
+        self._blocks = input_blocks(
+            self._points.values(),
+            words=self._words,
+            contacts_period_s=options.contacts_period_s,
+            counters_period_s=options.counters_period_s,
+        )
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return what to read: contacts often, counters less; a counter is never cut in two."""
+        return self._blocks
+
+    def silence(self) -> list[Reading]:
+        """Forget every level: unknown is not "nothing there". The counters' figures are kept."""
+        readings: list[Reading] = [
+            Contact(name=name, active=None)
+            for name, line in self._lines.items()
+            if line.level is not None
+        ]
+        readings += [
+            DeviceState(condition=name, active=None)
+            for name, active in self._conditions.items()
+            if active
+        ]
+        self._conditions.clear()
+        self._lines = {name: _Line() for name in self._points}
+        self._counters.gap()
+        return readings
+
+    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
+        """Return what the registers say; never raises.
+
+        Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
+        """
+        fault = refusal(block, self._blocks, registers)
+        if fault is not None:
+            return [fault]
+        values = {block.address + i: value for i, value in enumerate(registers)}
+        readings: list[Reading] = []
+        # Contacts and counters may share a table; the block's period tells what it was read for.
+        if block.period_s == self._options.contacts_period_s:
+            for name, point in self._points.items():
+                if point.contact_table == block.table and point.contact in values:
+                    self._contact(name, values[point.contact], readings)
+        if block.period_s == self._options.counters_period_s:
+            self._count(block.table, values, readings)
+        return readings
+
+    def _contact(self, name: str, value: int, readings: list[Reading]) -> None:
+        line, wired = self._lines[name], self._options.inputs[name]
+        read = is_closed(self._points[name], value) != wired.normally_closed
+        line.reads = line.reads + 1 if read == line.candidate else 1
+        line.candidate = read
+        self._watch_stuck(name, readings, active=read)
+        if line.reads < self._needed:
+            return
+        if read != line.level:
+            closed_now = read != wired.normally_closed
+            if line.level is not None and closed_now:
+                self._show(line)
+            line.level = read
+            readings.append(Contact(name=name, active=read, pulses=self._none_more(name)))
+        if line.untold:
+            readings.append(Contact(name=name, active=line.level, pulses=line.untold))
+            line.untold = 0
+
+    @staticmethod
+    def _show(line: _Line) -> None:
+        """Pair a closing that the contact shows with the counter's word for the same one."""
+        if line.untold:
+            line.untold -= 1
+        else:
+            line.shown += 1
+
+    def _none_more(self, name: str) -> int | None:
+        return 0 if self._points[name].counter >= 0 else None
+
+    def _watch_stuck(self, name: str, readings: list[Reading], *, active: bool) -> None:
+        limit_s = self._options.inputs[name].stuck_after_s
+        if not limit_s:
+            return
+        line = self._lines[name]
+        line.active_reads = line.active_reads + 1 if active else 0
+        is_stuck = (line.active_reads - 1) * self._options.contacts_period_s >= limit_s
+        detail = f"active for {limit_s:g} s" if is_stuck else ""
+        self._condition(f"{name}_stuck", readings, active=is_stuck, detail=detail)
+
+    def _condition(
+        self, name: str, readings: list[Reading], *, active: bool, detail: str = ""
+    ) -> None:
+        if self._conditions.get(name, False) is not active:
+            self._conditions[name] = active
+            readings.append(DeviceState(condition=name, active=active, detail=detail))
+
+    def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
+        gains: list[Gain] = []
+        for name, point in self._points.items():
+            if point.counter_table != table or point.counter not in values:
+                continue
+            order = self._options.word_order
+            now = figure(point.counter, values, words=self._words, order=order)
+            if now >= self._modulus:
+                detail = f"counter of {name} reads {now}, above its modulus {self._modulus}"
+                readings.append(BadFrame.of(Reason.RANGE, now.to_bytes(4, "big"), detail))
+                continue
+            gain = self._counters.take(name, now, self._modulus)
+            if gain is not None:
+                gains.append(gain)
+        detail = resets(gains)
+        self._condition("counter_reset", readings, active=bool(detail), detail=detail)
+        for gain in gains:
+            self._gained(gain, readings)
+
+    def _gained(self, gain: Gain, readings: list[Reading]) -> None:
+        line = self._lines[gain.name]
+        if gain.increments is None:  # nobody can say how many: the reset is said as a condition
+            line.shown = line.untold = 0
+            return
+        known = min(gain.increments, line.shown)
+        line.shown -= known
+        line.untold += gain.increments - known
+        # A level that is still being debounced may be the very one that was counted.
+        if line.untold and line.level is not None and line.candidate == line.level:
+            readings.append(Contact(name=gain.name, active=line.level, pulses=line.untold))
+            line.untold = 0
+
+
+def _point(options: Options, wired: Input) -> Point:
+    if wired.point is not None:
+        return wired.point
+    return moxa_point(
+        wired.channel,
+        contacts_start=options.contacts_start,
+        counters_start=options.counters_start,
+        is_counted=wired.counted,
+    )
