@@ -33,7 +33,7 @@ def bench(contacts=None, **options):
 
 def shown(lane, at_s):
     now = stamp(at_s)
-    occupied = is_occupied(lane.state)
+    occupied = is_occupied(lane.state, lane.rules)
     return annunciator.wanted(lane.state, now, lane.rules, "io", occupied=occupied)
 
 
