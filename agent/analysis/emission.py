@@ -16,7 +16,7 @@ from agent.analysis import transport
 from agent.analysis.attenuation import ELECTRON_KEV, MATERIALS, Material
 from agent.analysis.bodies import COSINE_EDGES, GROUND_EDGES_CM, Ground, Lump, Shell, first_leaving
 from agent.analysis.compton import scattered_kev, share_below
-from agent.analysis.nuclides import Beta, Form, Nuclide, NuclideTable
+from agent.analysis.nuclides import Beta, Form, Nuclide
 from agent.analysis.transport import CENTRES_KEV, EDGES_KEV, GROUPS, Leaving
 
 Floats = NDArray[np.float64]
@@ -52,40 +52,28 @@ class Shielding:
     inner_cm: float = 3.0
 
 
-def of_nuclide(nuclide: Nuclide, *, stopped_in: str | None = None) -> Emission:
-    """Return what a thin source of a nuclide sends out.
+def of_nuclide(nuclide: Nuclide) -> Emission:
+    """Return what a thin source of a nuclide sends out."""
+    return _of(nuclide, _ATOMIC_NUMBER[_STOPPED_IN[nuclide.category]])
 
-    ``stopped_in``: the material its electrons stop in; None: what is usual.
-    """
-    atomic_number = _ATOMIC_NUMBER[stopped_in or _STOPPED_IN[nuclide.category]]
-    lines = [line for line in nuclide.lines if line.energy_kev < transport.HIGHEST_KEV]
-    continuum = np.zeros(GROUPS)
-    for beta in nuclide.betas:
+
+def of_form(nuclide: Nuclide, form: Form) -> Emission:
+    """Return what a nuclide sends out in one of its forms."""
+    stopped_in = form.lump or _STOPPED_IN[nuclide.category]
+    thin = _of(form, _ATOMIC_NUMBER[stopped_in])
+    return thin if form.lump is None else through_lump(thin, form.lump)
+
+
+def _of(source: Nuclide | Form, atomic_number: float) -> Emission:
+    """Return lines and continuum, where electrons stop in matter of that atomic number."""
+    lines = [line for line in source.lines if line.energy_kev < transport.HIGHEST_KEV]
+    continuum = source.fission_per_100 * fission_photons()
+    for beta in source.betas:
         continuum += bremsstrahlung(beta, atomic_number)
-    continuum += nuclide.fission_per_100 * fission_photons()
     return Emission(
         lines_kev=np.array([line.energy_kev for line in lines]),
         per_100=np.array([line.per_100 for line in lines]),
         continuum=continuum,
-    )
-
-
-def of_form(table: NuclideTable, nuclide: Nuclide, form: Form) -> Emission:
-    """Return what a nuclide sends out in one of its forms."""
-    parts = [of_nuclide(nuclide, stopped_in=form.lump)]
-    for name, ratio in form.mixed:
-        parts.append(_times(of_nuclide(table[name], stopped_in=form.lump), ratio))
-    mixed = Emission(
-        lines_kev=np.concatenate([part.lines_kev for part in parts]),
-        per_100=np.concatenate([part.per_100 for part in parts]),
-        continuum=np.sum([part.continuum for part in parts], axis=0),
-    )
-    return mixed if form.lump is None else through_lump(mixed, form.lump)
-
-
-def _times(emission: Emission, factor: float) -> Emission:
-    return replace(
-        emission, per_100=emission.per_100 * factor, continuum=emission.continuum * factor
     )
 
 

@@ -17,7 +17,7 @@ from agent.analysis.attenuation import MATERIALS
 from agent.analysis.detector import Detector, response
 from agent.analysis.emission import Emission, Shielding
 from agent.analysis.library import Library
-from agent.analysis.nuclides import Form, NuclideTable
+from agent.analysis.nuclides import NuclideTable
 from agent.analysis.transport import CENTRES_KEV, EDGES_KEV, GROUPS
 
 __all__ = [
@@ -70,13 +70,14 @@ def templates(
     names: list[str] = []
     sources: list[Emission] = []
     for nuclide in nuclides.nuclides:
-        for form in (Form(name=""), *nuclide.forms):
-            bare = emission.of_form(nuclides, nuclide, form)
-            names.append(_name(nuclide.name, form.name))
-            sources.append(bare)
+        bare = [("", emission.of_nuclide(nuclide))]
+        bare += [(form.name, emission.of_form(nuclide, form)) for form in nuclide.forms]
+        for form_name, source in bare:
+            names.append(_name(nuclide.name, form_name))
+            sources.append(source)
             for shielding in shieldings:
-                names.append(_name(nuclide.name, form.name, shielding.name))
-                sources.append(emission.through_shell(bare, shielding))
+                names.append(_name(nuclide.name, form_name, shielding.name))
+                sources.append(emission.through_shell(source, shielding))
     counts = _counted(detector, sources, edges_kev, scatter_share)
     variants = 1 + len(shieldings)
     bare_counts = np.repeat(counts[::variants].sum(axis=1), variants)
