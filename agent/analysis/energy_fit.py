@@ -148,7 +148,10 @@ def _coarse(
         slopes = np.geomspace(_LEAST_FULL_KEV, _MOST_FULL_KEV, 240) / len(counts)
         scales = [np.array([0.0, slope]) for slope in slopes]
     else:
-        scales = [np.array(start_kev) * factor for factor in np.linspace(0.8, 1.2, 81)]
+        offset = np.zeros(len(start_kev))
+        offset[0] = start_kev[0]
+        rising = np.array(start_kev) - offset
+        scales = [offset + rising * factor for factor in np.linspace(0.8, 1.2, 81)]
     best, best_score = scales[0], -np.inf
     for scale in scales:
         channels, slope = _channels(scale, energies, len(counts))

@@ -24,6 +24,8 @@ MODEL_ERROR = 0.02
 """What the shapes may be wrong by where they are narrow, as a part of the counts."""
 WORST_SIGMA_GAIN = 0.005
 """A gain less certain than this is not worth setting."""
+LEAST_EXPLAINED = 60.0
+"""The shapes must improve chi-square by so much over a smooth spectrum."""
 WORST_MISFIT = 3.0
 """Chi-square per degree of freedom above which the shapes are not those of this spectrum."""
 SEARCH = 0.15
@@ -136,8 +138,14 @@ class _Problem:
         """Return weighted residuals at a scale."""
         true = offset_kev + gain * self._edges
         shapes = np.diff(_interpolated(true, self._edges, self._below, self._slopes), axis=1)
-        design = np.concatenate((shapes.T, self._smooth), axis=1)[self._used]
-        design = design * self._root_weight[:, None]
+        return self._left(np.concatenate((shapes.T, self._smooth), axis=1))
+
+    def smooth_residuals(self) -> Floats:
+        """Return weighted residuals without any of the shapes."""
+        return self._left(self._smooth)
+
+    def _left(self, design: Floats) -> Floats:
+        design = design[self._used] * self._root_weight[:, None]
         size = np.linalg.norm(design, axis=0)
         design = design / np.where(size > 0, size, 1.0)
         square = design.T @ design + 1e-9 * np.eye(design.shape[1])
@@ -185,9 +193,16 @@ def _judged(best: tuple[float, float], problem: _Problem, prior: GainPrior) -> G
     gain, offset_kev = best
     residuals, slopes = _linearised(problem, np.array(best), prior)
     covariance = np.linalg.pinv(slopes.T @ slopes)
-    misfit = float(np.sum(residuals[:-2] ** 2)) / max(problem.freedom, 1)
+    cost = float(np.sum(residuals[:-2] ** 2))
+    misfit = cost / max(problem.freedom, 1)
     sigma = float(np.sqrt(covariance[0, 0] * max(1.0, misfit)))
     reasons = []
+    explained = float(np.sum(problem.smooth_residuals() ** 2)) - cost
+    if explained < LEAST_EXPLAINED:
+        reasons.append(
+            "nothing in it is as narrow as a peak of the background; wait longer, or look at the "
+            "detector"
+        )
     if misfit > WORST_MISFIT:
         reasons.append(
             f"chi-square is {misfit:.1f} per degree of freedom, over {WORST_MISFIT:g}: this is no "

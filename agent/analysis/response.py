@@ -129,7 +129,7 @@ def background_components(detector: Detector, edges_kev: Floats) -> Floats:
     as E^-1.3 from 1 to 3 MeV, as the cosmic ratios of airborne surveys do (R.L. Grasty and
     B.R.S. Minty, AGSO Record 1995/60; figures unconfirmed).
     """
-    rows = [_from_ground(detector, chain, edges_kev) for chain in _CHAINS]
+    grounds = [_from_ground(chain) for chain in _CHAINS]
     air = MATERIALS["water"]
     survives = air.compton_per_cm(CENTRES_KEV) / air.total_per_cm(CENTRES_KEV)
     falling = survives / CENTRES_KEV * np.diff(EDGES_KEV)
@@ -138,20 +138,15 @@ def background_components(detector: Detector, edges_kev: Floats) -> Floats:
         per_100=np.array([0.02 * falling.sum()]),
         continuum=falling,
     )
-    rows.append(_counted(detector, [cosmic], edges_kev, 0.0)[0])
-    counts = np.array(rows)
+    counts = _counted(detector, [*grounds, cosmic], edges_kev, 0.0)
     shapes: Floats = counts / counts.sum(axis=1, keepdims=True)
     return shapes
 
 
-def _from_ground(
-    detector: Detector, lines: Sequence[tuple[float, float]], edges_kev: Floats
-) -> Floats:
+def _from_ground(lines: Sequence[tuple[float, float]]) -> Emission:
     energies = np.array([energy for energy, _ in lines])
     amounts = np.array([amount for _, amount in lines])
-    ground = emission.out_of_ground(energies, amounts)
-    counts: Floats = _counted(detector, [ground], edges_kev, 0.0)[0]
-    return counts
+    return emission.out_of_ground(energies, amounts)
 
 
 def _counted(
