@@ -25,11 +25,13 @@ from agent.tools.daily import read_daily
 from agent.tools.recording import (
     CapturedBytes,
     CapturedLink,
+    CapturedReadings,
     CapturedRegisters,
     CaptureLine,
     RecordingError,
     read_capture,
 )
+from agent.tools.spectral_daily import is_spectral_daily, read_spectral_daily
 from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
@@ -160,6 +162,8 @@ class Replay:
         if isinstance(line, CapturedLink):
             readings = driver.silence()
             yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
+        elif isinstance(line, CapturedReadings):
+            readings = list(line.readings)
         elif isinstance(line, CapturedBytes) and not is_polled:
             readings = cast("StreamDriver", driver).feed(line.data)
         elif isinstance(line, CapturedRegisters) and is_polled:
@@ -219,7 +223,10 @@ def _lines(
         raise RecordingError(f"{recording}: the recording is empty")
     if head.startswith(b"{"):
         return read_capture(recording)
-    return _daily_lines(recording, _portal(lane, options.device), options)
+    portal = _portal(lane, options.device)
+    if is_spectral_daily(head):
+        return read_spectral_daily(recording, portal, day=options.day, zone=options.zone)
+    return _daily_lines(recording, portal, options)
 
 
 def _daily_lines(
