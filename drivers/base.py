@@ -2,7 +2,8 @@
 
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
-for serial lines ``LINE``, the line parameters its maker documents.
+for serial lines ``LINE``, the line parameters its maker documents. A driver that keeps more than
+8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class DriverType:
     make: type
     line: LineParameters
     is_polled: bool
+    has_long_messages: bool = False
+    """Its messages are of thousands of bytes: the module says its own ``BUFFER_LIMIT_BYTES``."""
 
 
 class UnknownDriverError(LookupError):
@@ -125,6 +128,7 @@ def find(name: str) -> DriverType:
         make=module.Driver,
         line=getattr(module, "LINE", LineParameters()),
         is_polled=hasattr(module.Driver, "decode"),
+        has_long_messages=hasattr(module, "BUFFER_LIMIT_BYTES"),
     )
 
 

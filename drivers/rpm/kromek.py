@@ -289,8 +289,8 @@ class Driver:
     def no_reply(self) -> list[Reading]:
         """Ask for the other report where none was ever answered; say what went unanswered."""
         asked = self._asked
-        if asked is None:
-            return []  # answered, only not with a reading
+        if asked is None or self.buffered:
+            return []  # answered, only not with a reading; or the answer is still coming
         self._drop_half()
         if asked == self._report and not self._is_report_known:
             self._report = _SPECTRUM if asked == _RADIOMETRICS else _RADIOMETRICS
