@@ -26,11 +26,13 @@ from agent.tools.n42_replay import RecordedReading, is_n42, read_n42_file
 from agent.tools.recording import (
     CapturedBytes,
     CapturedLink,
+    CapturedReadings,
     CapturedRegisters,
     CaptureLine,
     RecordingError,
     read_capture,
 )
+from agent.tools.spectral_daily import is_spectral_daily, read_spectral_daily
 from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
@@ -165,6 +167,8 @@ class Replay:
         elif isinstance(line, CapturedLink):
             readings = driver.silence()
             yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
+        elif isinstance(line, CapturedReadings):
+            readings = list(line.readings)
         elif isinstance(line, CapturedBytes) and not is_polled:
             readings = cast("StreamDriver", driver).feed(line.data)
         elif isinstance(line, CapturedRegisters) and is_polled:
@@ -222,9 +226,12 @@ def _lines(recording: Path, lane: LaneConfig, options: ReplayOptions) -> Iterato
         raise RecordingError(f"{recording}: the recording is empty")
     if head.startswith(b"{"):
         return read_capture(recording)
+    portal = _portal(lane, options.device)
     if is_n42(head):
-        return read_n42_file(recording, _portal(lane, options.device))
-    return _daily_lines(recording, _portal(lane, options.device), options)
+        return read_n42_file(recording, portal)
+    if is_spectral_daily(head):
+        return read_spectral_daily(recording, portal, day=options.day, zone=options.zone)
+    return _daily_lines(recording, portal, options)
 
 
 def _daily_lines(
