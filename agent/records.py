@@ -337,8 +337,6 @@ class SpectralPart:
     background_quality: BackgroundQuality
     calibration: str | None
     """Which learned thresholds it was made with; None: none are learned."""
-    device_nuclides: tuple[NuclideNamed, ...] | None = None
-    """What the instrument itself named; None: it names none."""
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]

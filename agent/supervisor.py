@@ -18,6 +18,7 @@ from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
+from agent.config.spectral import spectral_rules
 from agent.delivery import wire
 from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
@@ -303,6 +304,27 @@ class Supervisor:
             await self._tick_lane(lane)
 
         lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lambda: _forget_all(lane)))
+        self._compute_spectral(lane)
+
+    def _compute_spectral(self, lane: Lane) -> None:
+        """Compute what the lane looks for in spectra beside its running; it takes seconds."""
+        if lane.config.spectral is None:
+            return
+        code = f"spectral_{lane.config.lane_id}"
+
+        async def compute() -> None:
+            config = lane.config
+            try:
+                found = await asyncio.to_thread(spectral_rules, config)
+            except configuration.ConfigError as exc:
+                self._fault(code, f"{config.lane_id}: spectra are not judged: {exc}")
+                return
+            self._clear(code)
+            if lane.config.spectral == config.spectral:
+                lane.rules = replace(lane.rules, spectral=found)
+                log.info("lane=%s spectral=ready", config.lane_id)
+
+        lane.tasks.append(self._guard(code, compute))
 
     def _start_device(self, lane: Lane, device: DeviceConfig) -> None:
         link = self._make_link(lane, device)
@@ -430,8 +452,14 @@ class Supervisor:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
+            before = lane.config.spectral
+            spectral = lane.rules.spectral
             lane.config, lane.rules = lane.pending
             lane.pending = None
+            if lane.config.spectral == before:
+                lane.rules = replace(lane.rules, spectral=spectral)
+            else:
+                self._compute_spectral(lane)
             log.info("lane=%s options=exchanged", lane.config.lane_id)
 
     async def _tick_lane(self, lane: Lane) -> None:

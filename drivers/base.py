@@ -4,9 +4,8 @@ A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
 say ``PRESENCE`` and ``GAMMA_RULE``, any module ``SILENCE_S``; see ``DriverType``.
-``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours.
-for serial lines ``LINE``, the line parameters its maker documents. A driver that keeps more than
-8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
+``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours; a driver
+that keeps more than 8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
 
 from __future__ import annotations

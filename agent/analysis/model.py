@@ -151,7 +151,7 @@ def assume(shapes: Shapes, expected_cps: Floats, slice_s: float, false_alarm_rat
     centres = np.sqrt(np.maximum(edges[:-1], 1.0) * edges[1:])
     norm = _norm(shapes, expected, slice_s)
     prior = nuisance.assumed(slices, slice_s, expected, centres, norm)
-    return _model(shapes, None, prior, expected, slice_s, false_alarm_rate)
+    return with_prior(shapes, prior, expected, slice_s, false_alarm_rate)
 
 
 def learn(
@@ -185,7 +185,8 @@ def learn(
     white = _first_window(detect.whiten(counts[::2], expected[::2]), slices)
     norm = _norm(shapes, mean, slice_s)
     prior = nuisance.learn(_capped(white), slice_s, *norm)
-    model = _model(shapes, empty, prior, mean, slice_s, false_alarm_rate)
+    model = with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
+    model = replace(model, empty=empty)
     taught = _judged(model, counts[::2], expected[::2])
     tails = tuple(threshold.learn_tails(best) for best in taught.best)
     model = replace(model, templates=tails)
@@ -210,14 +211,10 @@ def learn_empty(background_counts: Floats) -> EmptyShape:
     return EmptyShape(mean=floor, modes=vectors[:, kept], variance=variance)
 
 
-def _model(
-    shapes: Shapes,
-    empty: EmptyShape | None,
-    prior: Nuisance,
-    expected: Floats,
-    slice_s: float,
-    false_alarm_rate: float,
+def with_prior(
+    shapes: Shapes, prior: Nuisance, expected: Floats, slice_s: float, false_alarm_rate: float
 ) -> Model:
+    """Return a model with that prior for background counts per slice (bin,), no thresholds yet."""
     slices = len(prior.cosines)
     profiles = detect.point_profiles(slices, slice_s)
     like_background = (expected / expected.sum())[None]
@@ -227,7 +224,7 @@ def _model(
         slices=slices,
         false_alarm_rate=false_alarm_rate,
         shapes=shapes,
-        empty=empty,
+        empty=None,
         nuisance=prior,
         root_expected=np.sqrt(expected),
         profiles=profiles,
@@ -272,7 +269,8 @@ def _capped(white: Floats) -> Floats:
     """Return the passages with the wildest scaled down, so that a hidden source teaches little."""
     size = np.sqrt((white.sum(axis=1) ** 2).sum(axis=1))
     limit = np.quantile(size, CAPPED)
-    return white * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None, None]
+    capped: Floats = white * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None, None]
+    return capped
 
 
 # ------------------------------------------------------------------ one passage

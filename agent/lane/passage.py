@@ -17,7 +17,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane import declared
+from agent.lane import declared, spectra
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, SideOptions
@@ -109,6 +109,7 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
 
 def seal(turn: Turn, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
+    transit = spectra.finish(turn, transit)
     alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
     put(turn, replace(transit, alarms=alarms, is_sealed=True))
 
@@ -236,6 +237,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         rpm=rpm,
         scale=scale,
         metal=metal,
+        spectral=transit.spectral,
         also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
         identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
     )

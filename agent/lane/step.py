@@ -22,6 +22,7 @@ from agent.lane import (
     identities,
     occupancy,
     passage,
+    spectra,
     walks,
     weighing,
 )
@@ -152,7 +153,7 @@ def is_vacant(state: LaneState) -> bool:
 def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
     """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
     state = turn.state
-    while state.transits or state.parts or state.walks or state.axle_runs:
+    while state.transits or state.parts or state.walks or state.axle_runs or state.spectra:
         due = min(_due(turn), key=lambda d: d[0], default=None)
         if due is None or due[0] > until.mono_us:
             break
@@ -168,6 +169,9 @@ def _due(turn: Turn) -> Iterator[Due]:
     """Yield each thing that time alone will do, with its moment [monotonic µs]."""
     state, rules = turn.state, turn.rules
     longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
+    slice_us = spectra.due_us(turn)
+    if slice_us is not None:
+        yield slice_us, spectra.close_slice
     for transit in state.transits:
         yield _due_of_transit(turn, transit, longest_s)
     for device, walk in state.walks.items():
@@ -273,7 +277,9 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             contacts.on_contact(turn, device, reading)
         case Identity():
             identities.on_identity(turn, device, reading)
-        case GammaSpectrum() | Housekeeping():
+        case GammaSpectrum():
+            spectra.on_spectrum(turn, device, reading)
+        case Housekeeping():
             pass
         case _:
             assert_never(reading)

@@ -15,6 +15,7 @@ from datetime import UTC, date, timezone
 from pathlib import Path
 from typing import cast
 
+from agent.config.spectral import spectral_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
@@ -103,7 +104,8 @@ def replay(recording: Path, lane: LaneConfig, lane_file: Path, options: ReplayOp
     for override in options.overrides:
         revision.update(b"\0" + override.encode())
     names = {text.partition("=")[0].strip().rpartition(".")[2] for text in options.overrides}
-    rules = lane.rules(run=NAME, pinned=frozenset(names & PORTAL_SETTINGS))
+    pinned = frozenset(names & PORTAL_SETTINGS)
+    rules = lane.rules(run=NAME, pinned=pinned, spectral=spectral_rules(lane))
     encoder = Encoder(
         identity=Identity(root="checkpoint", site=NAME, gw=NAME),
         mode="test",
