@@ -188,8 +188,8 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _unit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 247):
-        raise argparse.ArgumentTypeError(f"{text}: expected a unit id from 0 to 247")
+    if not (text.isascii() and text.isdigit() and int(text) <= 255):
+        raise argparse.ArgumentTypeError(f"{text}: expected a unit id from 0 to 255")
     return int(text)
 
 
