@@ -269,7 +269,7 @@ class Passage:
     identity: tuple[str, ...] = ()
 
 
-AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings"]
+AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings", "calibration"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

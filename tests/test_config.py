@@ -162,6 +162,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
     text = path.read_text(encoding="utf-8")
     no_default = "username|password_file|baud|parity|data_bits|stop_bits|silence_s|span_|unit"
     no_default += "|alarm|ready|passage_in|passage_out|axles|max_axle_kg|relay_listen|relay_clients"
+    no_default += "|zero_slope_limit_kg_per_h|frozen_after_vehicles|calibration"
     opened = re.sub(
         rf"^#(?!(?:{no_default}) |span_)([a-z_0-9]+ = )", r"\1", text, flags=re.MULTILINE
     )

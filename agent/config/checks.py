@@ -10,7 +10,8 @@ from pathlib import Path
 from agent.config import certificates
 from agent.config.problems import Problem
 from agent.config.source import Source
-from agent.lane.options import RpmOptions
+from agent.lane.calibration import permissible_error_kg
+from agent.lane.options import RpmOptions, ScaleOptions
 from agent.settings import JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
@@ -65,6 +66,27 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
             if len(set(given)) != len(given):
                 path = ("devices", device.name, name)
                 yield source.problem(path, "expected each entry once", value=given)
+    for device in lane.devices:
+        if isinstance(device.kind_options, ScaleOptions):
+            yield from _declared_errors(device.name, device.kind_options, source)
+
+
+def _declared_errors(name: str, options: ScaleOptions, source: Source) -> Iterator[Problem]:
+    declared = options.calibration
+    if declared is None or options.e_kg is None:
+        return
+    path = ("devices", name, "calibration", "errors_kg")
+    for load_kg, error_kg in declared.errors_kg:
+        limit_kg = permissible_error_kg(
+            load_kg, e_kg=options.e_kg, accuracy_class=declared.accuracy_class, in_service=True
+        )
+        if limit_kg is None or abs(error_kg) > limit_kg:
+            allowed = "nothing" if limit_kg is None else f"{limit_kg:g} kg"
+            text = (
+                f"{load_kg:g} kg was left {error_kg:+g} kg off, where class "
+                f"{declared.accuracy_class} in service permits {allowed}"
+            )
+            yield source.problem(path, text, is_warning=True)
 
 
 def is_loopback(host: str) -> bool:

@@ -97,6 +97,8 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
     for device, options in turn.rules.sides.items():
         if options.relation == "before" or not turn.state.links.get(device, False):
             continue
+        if isinstance(options, ScaleOptions) and options.calibrating:
+            continue
         has_part = any(
             p.device == device and transit.passage_id in p.claimed_by for p in turn.state.parts
         )
@@ -110,6 +112,7 @@ def seal(turn: Turn, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
     alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
     put(turn, replace(transit, alarms=alarms, is_sealed=True))
+    turn.state.vehicles += 1
 
 
 def publish(turn: Turn, transit: Transit) -> None:
@@ -359,4 +362,5 @@ def _priority(
     elevated += [f"ambiguous_{device}" for device in ambiguous]
     priority: Priority = "high" if high else "elevated" if elevated else "routine"
     service = () if rules.lane.in_service else ("out_of_service",)
-    return priority, (*high, *elevated, *service)
+    tested = (f"calibrating_{device}" for device, o in rules.scales.items() if o.calibrating)
+    return priority, (*high, *elevated, *service, *tested)

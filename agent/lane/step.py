@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import axles, occupancy, passage, walks, weighing
+from agent.lane import axles, calibration, occupancy, passage, walks, weighing
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -231,13 +231,18 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             pass
         case VehiclePresence() | GammaSpectrum() | DeviceNuclides() | DoseRate():
             pass
-        case Housekeeping() | Contact() | Identity():
+        case Housekeeping():
+            calibration.on_housekeeping(turn, device, reading)
+        case Contact() | Identity():
             pass
         case _:
             assert_never(reading)
 
 
 def _on_weight(turn: Turn, device: str, weight: Weight) -> None:
+    if calibration.is_test(turn, device):
+        return
+    calibration.watch(turn, device, weight)
     weighing.watch_range(turn, device, weight)
     weighing.watch_parity(turn, device, weight)
     if turn.rules.scales[device].weighs == "axles":
@@ -315,6 +320,7 @@ def _stop(turn: Turn) -> None:
     for part in turn.state.parts:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
+    calibration.on_stop(turn)
     # Nobody watches any more; what still holds is raised anew at the next start.
     for device, code in tuple(turn.state.standing):
         clear_standing(turn, device, code)
