@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import re
+import signal
 import sys
 import tomllib
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import paho.mqtt.client as mqtt
 import pytest
+from agent_process import (
+    LANE,
+    PREFIX,
+    AgentProcess,
+    alarms,
+    audits,
+    newest_passages,
+    until,
+    write_config,
+)
+from delivery_bench import check_message
 from hypothesis import given
 from hypothesis import strategies as st
 from lane_bench import Bench, stamp, weight
+from mosquitto import running_mosquitto
+from paho.mqtt.enums import CallbackAPIVersion
 
 from agent import cli
 from agent.clock import Clock
@@ -25,12 +41,14 @@ from agent.delivery import wire
 from agent.lane.calibration import permissible_error_kg, slope_kg_per_h
 from agent.lane.options import ScaleCalibration, ScaleOptions
 from agent.lane.step import step
+from agent.lane.weighing import SETTLE_S
 from agent.records import LinkChange, Timed
 from agent.tools.calibrate_scale import Live, MeasureError, Pace, measure
 from agent.tools.calibration_table import Plan, Point, due_after, judge, parse_load, section
 from drivers.base import Block
 from drivers.readings import BadFrame, Housekeeping, Reason
 from drivers.scale.modbus_map import Driver, Options
+from simulators.centre import Centre
 from simulators.clock import SceneClock
 from simulators.scales import ToledoScale, Weighbridge
 
@@ -449,6 +467,77 @@ def test_whatever_happens_begins_and_ends_alternate_and_no_alarm_stays_open(even
     assert states == ["begun", "ended"] * (len(states) // 2)
     last = {a.alarm_id: a.phase for a in lane.alarms()}
     assert set(last.values()) <= {"cleared"}
+
+
+@pytest.fixture
+def broker(tmp_path):
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with running_mosquitto(folder) as running:
+        yield running
+
+
+@pytest.mark.broker
+def test_a_reload_begins_and_ends_a_calibration_in_the_running_agent(tmp_path, broker):
+    asyncio.run(_reloaded(tmp_path, broker))
+
+
+async def _reloaded(tmp_path, broker):
+    on_it = [0.0]
+    scale = ToledoScale(Weighbridge(lambda _: on_it[0], seed=3))
+    port = await scale.serve_tcp(SceneClock(time_scale=5.0))
+    text = SECTION.replace("/dev/scale", port) + "max_gap_s = 1.0\n"
+    declared = '[devices.scale.calibration]\ncertificate = "C 17"\ndue = "2099-01-01"\n'
+    directory = write_config(tmp_path, broker.port, {LANE: text + declared})
+    live = f"{PREFIX}meas/lane/{LANE}/weight"
+    state = f"{PREFIX}lane/{LANE}/dev/scale/state"
+    heard = []
+    agent = AgentProcess(directory, tmp_path)
+    try:
+        with Centre("127.0.0.1", broker.port) as centre, listening(broker.port, live, heard):
+            agent.start()
+            await until(lambda: heard)
+            assert "test" not in heard[-1]
+            write_config(tmp_path, broker.port, {LANE: text + "calibrating = true\n" + declared})
+            agent.signal(signal.SIGHUP)
+            await until(lambda: audits(centre, "calibration"))
+            await until(lambda: heard[-1].get("test") is True)
+            on_it[0] = 30_000.0
+            await until(lambda: heard[-1]["mass_kg"] == 30_000.0 and heard[-1]["stable"])
+            rested = datetime.fromisoformat(heard[-1]["at"])
+            enough = timedelta(seconds=1.5 * SETTLE_S)
+            await until(lambda: datetime.fromisoformat(heard[-1]["at"]) - rested > enough)
+            on_it[0] = 0.0
+            await until(lambda: heard[-1]["mass_kg"] == 0.0 and heard[-1]["stable"])
+            write_config(tmp_path, broker.port, {LANE: text + declared})
+            agent.signal(signal.SIGHUP)
+            await until(lambda: len(audits(centre, "calibration")) == 2)
+            await until(lambda: alarms(centre, code="calibration_in_progress", phase="cleared"))
+            await until(lambda: "test" not in heard[-1])
+            await until(lambda: centre.snapshots.get(state, {}).get("calibration"))
+            assert centre.snapshots[state]["calibration"] == {"rev": "C 17", "due": "2099-01-01"}
+            agent.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(agent.wait) == 0
+            assert newest_passages(centre) == []
+            for record in centre.records():
+                check_message(record.topic, record.payload)
+    finally:
+        agent.kill()
+        await scale.close()
+
+
+@contextlib.contextmanager
+def listening(port, topic, heard):
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda client, *_: client.subscribe(topic)
+    client.on_message = lambda _client, _data, message: heard.append(json.loads(message.payload))
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        yield
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 # ------------------------------------------------------------------ judging test loads

@@ -24,7 +24,7 @@ from simulators.modbus_server import ModbusRtuServer, ModbusTcpServer, ModbusUni
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
 COUNT = 35
-SHOWN, UNTESTED = PAGE.split("## What only hardware can show")
+SHOWN, UNTESTED = PAGE.split("## Untested")
 ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 STREAMS = [c for c in captures() if c.is_stream]
