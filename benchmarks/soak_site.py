@@ -267,8 +267,7 @@ async def _shared_scales(site: Site, scenes: Sequence[Scene], clock: SceneClock)
             name="scale-b" if lane == SCALE_LANE else "scale",
             driver="modbus_map",
             port=port,
-            more=f"unit = {scale.modbus.unit_id}\ntimeout_s = 0.2\nmax_lateness_s = 0.2\n"
-            + MAPS[scale.layout],
+            more=f"unit = {scale.modbus.unit_id}\n{MAPS[scale.layout]}",
         )
         for lane, scale in found.items()
     }

@@ -43,10 +43,17 @@ from agent.lane.options import ScaleCalibration, ScaleOptions
 from agent.lane.step import step
 from agent.lane.weighing import SETTLE_S
 from agent.records import LinkChange, Timed
-from agent.tools.calibrate_scale import Live, MeasureError, Pace, measure
+from agent.tools.calibrate_scale import (
+    Live,
+    MeasureError,
+    Pace,
+    _storing_nothing,
+    measure,
+)
 from agent.tools.calibration_table import Plan, Point, due_after, judge, parse_load, section
 from drivers.base import Block
 from drivers.readings import BadFrame, Housekeeping, Reason
+from drivers.scale import dini_argeo
 from drivers.scale.modbus_map import Driver, Options
 from simulators.centre import Centre
 from simulators.clock import SceneClock
@@ -618,6 +625,23 @@ def test_too_little_data_is_no_calibration(loads, said):
     assert said in refusal
 
 
+@pytest.mark.parametrize(
+    ("d_kg", "errors", "said"),
+    [
+        (20, (0, 0, 10, 0, 0, 0, 0), "20010 kg was shown, which is no multiple of the step 20"),
+        (2, (0, 0, 0, 20, -20, 0, 0), "nothing shows that the display has steps of 2 kg"),
+    ],
+)
+def test_a_step_of_the_display_that_its_figures_contradict_is_refused(d_kg, errors, said):
+    assert any(said in text for text in judged(errors, plan=replace(PLAN, d_kg=d_kg)).refusals)
+
+
+def test_a_scale_read_in_high_resolution_is_judged_by_its_fine_steps():
+    plan = replace(PLAN, d_kg=2, in_service=False)
+    result = judged((8, 6, 18, -18, 22, 24, 26), plan=plan, before=-4.0, after=4.0)
+    assert result.refusals == ()
+
+
 def test_a_lower_greatest_load_in_use_needs_lower_test_loads():
     plan = replace(PLAN, loads_kg=(1_000, 5_000, 10_000, 20_000, 36_000, 36_000, 36_000))
     assert judged(plan=plan).refusals != ()
@@ -840,6 +864,7 @@ def test_a_scale_that_does_not_speak_ends_it_in_time_with_a_reason(tmp_path, cap
         (["--load", "5t", "--device", "rpm"], "the lane's scales are scale"),
         (["--load", "5t", "--d", "50kg"], "at most e = 20 kg"),
         (["--load", "5t", "-o", "/nowhere/x.toml"], "no such directory"),
+        (["--load", "5t", "--port", "com3"], "com3: expected /dev/"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments, said):
@@ -849,6 +874,14 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, capsys, arguments
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_no_test_load_is_stored_in_an_alibi_memory(tmp_path):
+    lane = lane_with(tmp_path, "").devices[0]
+    storing = dini_argeo.Options(alibi=True)
+    kept = _storing_nothing(storing)
+    assert (kept.alibi, replace(kept, alibi=True)) == (False, storing)
+    assert _storing_nothing(lane.driver_options) == lane.driver_options
 
 
 def test_without_a_type_plate_there_is_nothing_to_judge_against(tmp_path, capsys):

@@ -108,7 +108,7 @@ class ScaleCalibration:
     ] = None
     calibrated: Annotated[Day | None, Meta(description='day of it, as "2026-11-02"')] = None
     due: Annotated[
-        Day | None, Meta(description="last day it holds; after it the scale is a fault")
+        Day | None, Meta(description="last day it holds (UTC); after it the scale is a fault")
     ] = None
     seal: Annotated[str | None, Meta(description="numbers of the seals", max_length=128)] = None
     calibration_counter: Annotated[

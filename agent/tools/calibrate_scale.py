@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from agent.tools.calibration_table import (
     section,
 )
 from drivers.readings import Housekeeping, Weight
+from drivers.transport import tcp_address
 
 NEAR_SHARE, NEAR_INTERVALS = 0.05, 10
 """A reading further from the announced load than this part of it and so many e is another load."""
@@ -224,8 +225,16 @@ def _device(devices: tuple[DeviceConfig, ...], arguments: argparse.Namespace) ->
         raise ValueError(f"--device {name or 'is missing'}: the lane's scales are {known}")
     device = scales[name]
     if arguments.port is not None:
+        tcp_address(arguments.port)  # says what is no port
         device = replace(device, common=replace(device.common, port=arguments.port))
-    return device
+    return replace(device, driver_options=_storing_nothing(device.driver_options))
+
+
+def _storing_nothing(options: object) -> object:
+    """Return a driver's options without the storing of each load in an alibi memory."""
+    if is_dataclass(options) and not isinstance(options, type) and hasattr(options, "alibi"):
+        return replace(options, alibi=False)
+    return options
 
 
 def _plan(device: DeviceConfig, arguments: argparse.Namespace) -> Plan:

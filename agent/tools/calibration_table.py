@@ -114,6 +114,7 @@ def judge(plan: Plan, zero_before_kg: float, points: list[Point], zero_after_kg:
     refusals = (
         *_enough(plan, spreads),
         *_zero(plan, zero_before_kg, zero_after_kg),
+        *_steps(plan, points),
         *_errors(rows),
         *_apart(spreads),
     )
@@ -176,6 +177,20 @@ def _zero(plan: Plan, before_kg: float, after_kg: float) -> Iterator[str]:
         yield f"the empty scale read {before_kg:+g} kg, over e/4; set it to zero and begin anew"
     if abs(after_kg - before_kg) > plan.e_kg / 2:
         yield f"it did not return to zero: {after_kg - before_kg:+g} kg after the loads, over e/2"
+
+
+def _steps(plan: Plan, points: list[Point]) -> Iterator[str]:
+    """Hold the step of the display that was named against what it showed."""
+    d, e = Decimal(str(plan.d_kg)), Decimal(str(plan.e_kg))
+    shown = [Decimal(str(point.indication_kg)) for point in points]
+    odd = next((kg for kg in shown if kg % d), None)
+    if odd is not None:
+        yield f"{odd:f} kg was shown, which is no multiple of the step {d:f} kg; correct --d"
+    elif d < e and not any(kg % e for kg in shown):
+        yield (
+            f"every figure is a multiple of e = {e:f} kg, so nothing shows that the display has "
+            f"steps of {d:f} kg; switch it to high resolution, or leave --d out"
+        )
 
 
 def _errors(rows: tuple[Row, ...]) -> Iterator[str]:
