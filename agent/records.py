@@ -371,7 +371,9 @@ class Passage:
     """What other portals and radiation monitors of the lane measured meanwhile."""
 
 
-AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings", "output"]
+AuditKind = Literal[
+    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

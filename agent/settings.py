@@ -123,7 +123,7 @@ class DeviceOptions:
     stop_bits: Annotated[
         Literal[1, 2] | None, Meta(description="serial stop bits; absent: the driver's")
     ] = None
-    unit: Annotated[int, Meta(description="Modbus unit id", ge=0, le=247)] = 1
+    unit: Annotated[int, Meta(description="Modbus unit id", ge=0, le=255)] = 1
     framing: Annotated[
         Literal["auto", "rtu", "tcp"],
         Meta(description="Modbus framing; auto: rtu on /dev/…, tcp on tcp://"),

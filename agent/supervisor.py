@@ -29,6 +29,7 @@ from agent.delivery.snapshots import (
     About,
     AboutDevice,
     AboutLane,
+    Calibration,
     ClockState,
     ConfigReport,
     DeviceSnapshot,
@@ -38,7 +39,7 @@ from agent.delivery.snapshots import (
 from agent.delivery.wire import Encoder, Identity, WireError
 from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane import annunciator
-from agent.lane.options import LaneRules
+from agent.lane.options import LaneRules, ScaleOptions
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
@@ -435,7 +436,8 @@ class Supervisor:
         if isinstance(event, Timed):
             if not isinstance(event.reading, BadFrame):
                 self.first_frame.set()
-            live = wire.live(event) if self._uplink.is_connected else None
+            is_test = event.device in lane.state.calibrating
+            live = wire.live(event, is_test=is_test) if self._uplink.is_connected else None
             if live is not None:
                 topic = wire.live_topic(self._identity, lane.config.lane_id, live[0])
                 self._uplink.live(topic, live[1])
@@ -621,6 +623,7 @@ class Supervisor:
                 frames=status.frames,
                 refused=status.refused,
                 faults=faults,
+                calibration=_calibration(lane.rules.scales.get(name)),
                 relay=lane.relays[name][0].status() if name in lane.relays else None,
                 housekeeping={
                     h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping
@@ -807,6 +810,11 @@ def _credentials(config: Config) -> list[int | None]:
         except OSError:
             written.append(None)
     return written
+
+
+def _calibration(options: ScaleOptions | None) -> Calibration | None:
+    declared = None if options is None else options.calibration
+    return None if declared is None else Calibration(rev=declared.certificate, due=declared.due)
 
 
 def _forget_all(lane: Lane) -> None:

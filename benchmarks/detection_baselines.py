@@ -76,7 +76,7 @@ class Comparison:
         for span in (SECOND, 2 * SECOND):
             alpha = cls._contrasts(counts, background, member, span)[:, ::SECOND]
             flat = alpha.reshape(-1, alpha.shape[2])
-            spread: Floats = np.linalg.pinv(flat.T @ flat / len(flat))
+            spread = np.linalg.pinv(flat.T @ flat / len(flat)).astype(float)
             inverse.append(spread)
         return cls(member=member, inverse=tuple(inverse))
 

@@ -18,6 +18,10 @@ Relation = Literal["before", "during", "after"]
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
 
 
+Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+Coefficients = tuple[Annotated[float, Meta(ge=-10000, le=10000)], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneOptions:
     """Table ``[lane]``: the rules of one lane."""
@@ -174,6 +178,48 @@ class RpmOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleCalibration:
+    """Table ``[devices.NAME.calibration]``: what a scale's last calibration left behind.
+
+    ``errors_kg`` holds (test load, indication less load) as they were left.
+    """
+
+    accuracy_class: Annotated[
+        Literal["III", "IIII"], Meta(description="accuracy class on the type plate (OIML R 76)")
+    ] = "III"
+    certificate: Annotated[
+        str | None, Meta(description="number of the certificate", max_length=64)
+    ] = None
+    calibrated: Annotated[Day | None, Meta(description='day of it, as "2026-11-02"')] = None
+    due: Annotated[
+        Day | None, Meta(description="last day it holds (UTC); after it the scale is a fault")
+    ] = None
+    seal: Annotated[str | None, Meta(description="numbers of the seals", max_length=128)] = None
+    calibration_counter: Annotated[
+        int | None, Meta(description="the indicator's count of calibrations as sealed", ge=0)
+    ] = None
+    configuration_counter: Annotated[
+        int | None, Meta(description="its count of changes of its set-up as sealed", ge=0)
+    ] = None
+    errors_kg: Annotated[
+        tuple[tuple[float, float], ...],
+        Meta(description="measured error at each test load, [load, indication - load] [kg]"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse days that no calendar has, and a due day before the calibration."""
+        days = {}
+        for name in ("calibrated", "due"):
+            text = getattr(self, name)
+            try:
+                days[name] = None if text is None else date.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{name} = {text!r}: there is no such day") from None
+        if days["calibrated"] and days["due"] and days["due"] <= days["calibrated"]:
+            raise ValueError(f"due = {self.due!r}: expected a day after {self.calibrated}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOptions:
     """A scale's place in the lane and its declared calibration."""
 
@@ -197,8 +243,38 @@ class ScaleOptions:
     zero_limit_kg: Annotated[
         float | None,
         Meta(
-            description="a stable empty reading beyond this is a fault [kg]; absent: no check", gt=0
+            description="an empty platform that keeps reading beyond this is a fault [kg]; absent: "
+            "no check",
+            gt=0,
         ),
+    ] = None
+    zero_slope_limit_kg_per_h: Annotated[
+        float | None,
+        Meta(
+            description="an empty reading that creeps faster than this is a fault [kg/h]; absent: "
+            "no check",
+            gt=0,
+        ),
+    ] = None
+    frozen_after_vehicles: Annotated[
+        int | None,
+        Meta(
+            description="a figure that has not changed while so many vehicles passed the portal is "
+            "frozen; absent: not watched",
+            ge=2,
+            le=1000,
+        ),
+    ] = None
+    calibrating: Annotated[
+        bool,
+        Meta(
+            description="true while somebody works at the scale: its weights are a test, and make "
+            "no passage and no alarm"
+        ),
+    ] = False
+    calibration: Annotated[
+        ScaleCalibration | None,
+        Meta(description="the declared calibration, a table of its own; absent: not declared"),
     ] = None
     weighs: Annotated[
         Literal["vehicle", "axles"],
@@ -272,11 +348,6 @@ class MetalOptions:
         float,
         Meta(description="an alarm and a person closer than this belong together [s]", ge=0, le=10),
     ] = 2.0
-
-
-Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
-
-Coefficients = tuple[Annotated[float, Meta(ge=-10000, le=10000)], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Literal
 from agent.lane import declared, spectra
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
-from agent.lane.options import LaneRules, SideOptions
+from agent.lane.options import LaneRules, ScaleOptions, SideOptions
 from agent.lane.state import Part, Share, Sighting, Transit, Turn, sightings_of
 from agent.records import (
     Agreement,
@@ -98,6 +98,8 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
     for device, options in turn.rules.sides.items():
         if options.relation == "before" or not turn.state.links.get(device, False):
             continue
+        if isinstance(options, ScaleOptions) and options.calibrating:
+            continue
         has_part = any(
             p.device == device and transit.passage_id in p.claimed_by for p in turn.state.parts
         )
@@ -112,6 +114,7 @@ def seal(turn: Turn, transit: Transit) -> None:
     transit = spectra.finish(turn, transit)
     alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
     put(turn, replace(transit, alarms=alarms, is_sealed=True))
+    turn.state.vehicles += 1
 
 
 def publish(turn: Turn, transit: Transit) -> None:
@@ -414,6 +417,7 @@ def _priority(
     notes = ["declared_not_judged"] if check is not None and check.result == "not_judged" else []
     if not rules.lane.in_service:
         notes.append("out_of_service")
+    notes += [f"calibrating_{device}" for device, o in rules.scales.items() if o.calibrating]
     return priority, (*high, *elevated, *notes)
 
 

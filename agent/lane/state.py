@@ -339,6 +339,28 @@ class Spectra:
     finished_raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptyScale:
+    """What the empty platform of a scale read between loads, oldest first.
+
+    ``samples`` [kg] are the latest; ``trend`` holds (monotonic µs, kg) at longer intervals.
+    """
+
+    at: Stamp | None = None
+    samples: tuple[float, ...] = ()
+    trend: tuple[tuple[int, float], ...] = ()
+    was_loaded: bool = False
+    """A load has come since the last sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a scale shows, and how many vehicles had passed when it began to show that."""
+
+    figure: tuple[object, ...]
+    vehicles: int
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -370,6 +392,14 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    calibrating: frozenset[str] = frozenset()
+    """Scales whose weights are a test since this was last said."""
+    empty_scales: Mapping[str, EmptyScale] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """First value of each scale's own counter since its last calibration, by (device, name)."""
+    vehicles: int = 0
+    """How many have left the portal."""
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

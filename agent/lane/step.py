@@ -16,6 +16,7 @@ from agent.lane import (
     area,
     axles,
     background,
+    calibration,
     contacts,
     counts,
     declared,
@@ -280,12 +281,15 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case GammaSpectrum():
             spectra.on_spectrum(turn, device, reading)
         case Housekeeping():
-            pass
+            calibration.on_housekeeping(turn, device, reading)
         case _:
             assert_never(reading)
 
 
 def _on_weight(turn: Turn, device: str, weight: Weight) -> None:
+    if calibration.is_test(turn, device):
+        return
+    calibration.watch(turn, device, weight)
     weighing.watch_range(turn, device, weight)
     weighing.watch_parity(turn, device, weight)
     if turn.rules.scales[device].weighs == "axles":
@@ -367,6 +371,7 @@ def _stop(turn: Turn) -> None:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
     turn.state.parts = tuple(declared.let_go(turn, part) for part in turn.state.parts)
+    calibration.on_stop(turn)
     # Nobody watches any more; what still holds is raised anew at the next start.
     for device, code in tuple(turn.state.standing):
         clear_standing(turn, device, code)
