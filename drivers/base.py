@@ -3,7 +3,7 @@
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
-say ``PRESENCE`` and ``GAMMA_RULE``, any module ``SILENCE_S``; see ``DriverType``.
+say ``PRESENCE``, ``GAMMA_RULE``, ``GIVES_SPECTRA``, any module ``SILENCE_S``; see ``DriverType``.
 ``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours; a driver
 that keeps more than 8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
@@ -152,6 +152,7 @@ class DriverType:
     is_silent_by_nature: bool = False
     """It speaks only when somebody comes: its silence tells nothing."""
     is_output: bool = False
+    gives_spectra: bool = False
     has_long_messages: bool = False
     """Its messages are of thousands of bytes: the module says its own ``BUFFER_LIMIT_BYTES``."""
 
@@ -192,6 +193,7 @@ def find(name: str) -> DriverType:
         silence_s=getattr(module, "SILENCE_S", None),
         is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
         is_output=hasattr(module.Driver, "safe"),
+        gives_spectra=getattr(module, "GIVES_SPECTRA", False),
         has_long_messages=hasattr(module, "BUFFER_LIMIT_BYTES"),
     )
 

@@ -30,7 +30,7 @@ from agent.config.certificates import validity, validity_of
 from agent.config.lines import line_of, lines_of
 from agent.config.load import KIND_OPTIONS, kind_of
 from agent.config.options import options_of
-from agent.lane.options import LaneOptions
+from agent.lane.options import LaneOptions, SpectralOptions
 from agent.settings import DeviceOptions, GatewayOptions, JournalOptions, MqttOptions
 from agent.tools.check import check_command
 from drivers.base import find, names
@@ -134,6 +134,7 @@ def example_tables():
     yield "gateway.toml", "[mqtt]", (MqttOptions,)
     yield "gateway.toml", "[journal]", (JournalOptions,)
     yield "lanes/inbound-1.toml", "[lane]", (LaneOptions,)
+    yield "lanes/inbound-1.toml", "[spectral]", (SpectralOptions,)
     devices = tomllib.loads((EXAMPLE / "lanes/inbound-1.toml").read_text())["devices"]
     for name, device in devices.items():
         driver = device["driver"]
@@ -169,7 +170,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
     no_default = "username|password_file|baud|parity|data_bits|stop_bits|silence_s|span_|unit"
     no_default += "|alarm|ready|passage_in|passage_out|axles|max_axle_kg|relay_listen|relay_clients"
     no_default += "|gamma_alarm_sigma|dose_rate_alarm_usv_per_h"
-    no_default += "|columns|pattern"
+    no_default += "|columns|pattern|energy|thresholds_file|exclude"
     no_default += "|zero_slope_limit_kg_per_h|frozen_after_vehicles|calibration"
     opened = re.sub(
         rf"^#(?!(?:{no_default}) |span_)([a-z_0-9]+ = )", r"\1", text, flags=re.MULTILINE

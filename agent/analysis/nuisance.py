@@ -30,7 +30,7 @@ NORM_SHARE = 0.03
 standard deviation). Smaller lets NORM loads through as sources, larger costs detection."""
 NORM_LENGTH_S = (1.5, 3.0, 4.5)
 """A load passes in about so long."""
-SUPPRESSION = (0.15, 0.06, 0.02)
+SUPPRESSION = (0.2, 0.15, 0.05)
 """What is assumed of vehicles before any traffic was learned from: standard deviation of the
 share of background taken away, of its slope and of its bend over a decade of energy. Plastic
 portals saw 27, 21, 14 and 9 % taken from four windows."""

@@ -18,7 +18,7 @@ NUCLIDES_DIRECTORY = Path("/etc/checkpointd")
 
 
 def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
-    """Return what the lane's spectra are judged by; None: the lane file has no [spectral].
+    """Return what the lane's spectra are judged by; None: it has no [spectral], or no spectra.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
         If the nuclide table or the thresholds file cannot be used.
     """
     options = lane.spectral
-    if options is None:
+    if options is None or not any(d.driver.gives_spectra for d in lane.devices):
         return None
     nuclides = load_nuclides(NUCLIDES_DIRECTORY)
     detector = Detector(material=options.detector, sides_cm=options.crystal_cm)

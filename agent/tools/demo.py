@@ -32,7 +32,7 @@ from agent.records import Stamp
 from agent.settings import Config
 from agent.supervisor import Supervisor
 from agent.tools.show import line_of
-from agent.tools.simulate import scene_of
+from agent.tools.simulate import SPECTROMETERS, scene_of
 from simulators.centre import Centre, Stored
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, LaneSimulator
@@ -89,6 +89,19 @@ preset = "moxa-e1212"
 relation = "during"
 max_gap_s = 5.0
 """
+
+PANEL_TABLES = """
+[devices.panel]
+{driver}port = "{port}"
+silence_s = 30.0
+
+[spectral]
+detector = "{material}"
+crystal_cm = {crystal_cm}
+background_memory_s = 120.0
+"""
+PANEL_CRYSTALS = {"kromek": ("csi", [2.54, 2.54, 5.0]), "rs-350": ("nai", [5.08, 10.16, 40.64])}
+"""What the simulated panels count with, as a technician would read it off the type plate."""
 
 
 def demo_command(scene_name: str, *, for_s: float | None, time_scale: float | None) -> int:
@@ -194,8 +207,22 @@ class _Demo:
             scale=ports.scale,
             metal=ports.metal,
         )
+        lane_file += self._panel_tables(ports)
         (lanes / f"{LANE}.toml").write_text(lane_file, encoding="utf-8")
         return configuration.load(self.directory)
+
+    def _panel_tables(self, ports: LanePorts) -> str:
+        """Return the lane file's tables for the spectroscopic panel, where the scene has one."""
+        if ports.spectrometer is None:
+            return ""
+        instrument = self.scene.exercise.spectrometer.instrument
+        material, crystal_cm = PANEL_CRYSTALS[instrument.partition("-d")[0]]
+        return PANEL_TABLES.format(
+            driver=SPECTROMETERS[instrument],
+            port=ports.spectrometer,
+            material=material,
+            crystal_cm=crystal_cm,
+        )
 
     async def _play(self, lane: LaneSimulator, began_s: float, running: asyncio.Task[None]) -> None:
         """Wait until the scene is over or the time is up, or the agent ended by itself."""
@@ -215,6 +242,7 @@ class _Demo:
         )
         self.console.print(
             f"portal {ports.portal}   scale {ports.scale}   metal detector {ports.metal}   "
+            f"{'' if ports.spectrometer is None else f'spectrometer {ports.spectrometer}   '}"
             f"broker 127.0.0.1:{self.broker_port}"
         )
         self.console.print("What a subscriber receives:\n", style="dim")
@@ -317,9 +345,13 @@ def _difference(truth: PassageTruth, own: list[_Received], alarms: dict[str, str
     found = []
     data = own[0].data
     kinds = _kinds(own, alarms)
-    if missing := truth.expected - kinds:
+    expected, possible = set(truth.expected), set(truth.possible)
+    if data["spectral"] is not None and truth.nuclides:
+        # Natural radioactivity may be told from a source, or alarm beside one.
+        (possible if set(truth.categories) == {"NORM"} else expected).add("spectral")
+    if missing := expected - kinds:
         found.append(f"no {', '.join(sorted(missing))} alarm")
-    if false := kinds - truth.expected - truth.possible:
+    if false := kinds - expected - possible:
         found.append(f"false {', '.join(sorted(false))} alarm")
     mass_kg = data["scale"]["mass_kg"] if data["scale"] else None
     if truth.mass_kg is not None and (mass_kg is None or abs(mass_kg - truth.mass_kg) > 20.0):
@@ -338,6 +370,8 @@ def _difference(truth: PassageTruth, own: list[_Received], alarms: dict[str, str
 
 def _truth_text(truth: PassageTruth) -> str:
     parts = [", ".join(sorted(truth.expected)) or "nothing"]
+    if truth.nuclides:
+        parts.append("+".join(truth.nuclides))
     if truth.mass_kg is not None:
         parts.append(f"{truth.mass_kg:.0f} kg")
     if len(truth.occupancies) > 1:
@@ -347,12 +381,21 @@ def _truth_text(truth: PassageTruth) -> str:
     return "; ".join(parts)
 
 
+def _identified(spectral: dict[str, Any]) -> str:
+    if spectral["category"] is None:
+        return "spectrum clean" if spectral["p"] is not None else "spectrum not judged"
+    names = "+".join(each["name"] for each in spectral["nuclides"])
+    return f"{spectral['category']} {names}".strip()
+
+
 def _received_text(own: list[_Received], alarms: dict[str, str]) -> str:
     parts = [", ".join(sorted(_kinds(own, alarms))) or "no alarm"]
     for received in own:
         scale = received.data["scale"]
         if scale and scale["mass_kg"] is not None:
             parts.append(f"{scale['mass_kg']:.0f} kg")
+        if received.data["spectral"]:
+            parts.append(_identified(received.data["spectral"]))
         if received.data["end_reason"] != "left":
             parts.append(received.data["end_reason"])
         parts.append(received.data["priority"])

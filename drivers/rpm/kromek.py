@@ -66,6 +66,7 @@ from drivers.readings import (
 )
 from drivers.slip import Unslip, slipped
 
+GIVES_SPECTRA = True
 LINE = LineParameters(baud=115200, data_bits=8, parity="N", stop_bits=1)
 
 LONGEST_BYTES = 8500

@@ -59,6 +59,8 @@ from drivers.readings import (
 )
 from drivers.xml_tree import XmlError
 
+GIVES_SPECTRA = True
+PRESENCE = "told"
 BUFFER_LIMIT_BYTES = 1 << 20
 """A longer document is refused."""
 LEAST_BACKGROUND_S = 10.0
