@@ -37,8 +37,8 @@ class Limits:
 
     min_z: float = 4.0
     max_nuclides: int = 4
-    gain_sd: float = 0.012
-    gain_steps: int = 9
+    gain_sd: float = 0.015
+    gain_steps: int = 11
     shape_error: float = 0.02
     another: float = 0.02
     temperature: float = 1.5
