@@ -40,6 +40,7 @@ class Limits:
     gain_sd: float = 0.015
     gain_steps: int = 11
     shape_error: float = 0.02
+    wide_shape_error: float = 0.05
     another: float = 0.02
     temperature: float = 1.5
     named: float = 0.5
@@ -171,16 +172,18 @@ _LOG_RANGE = np.log(np.log(1e4))  # amplitudes are as likely in any decade of fo
 _LEAST_TRIAL_Z = 2.0
 
 
-def grow(spectrum: Spectrum, prior: Prior, known: Candidates) -> tuple[Spectrum, list[Model]]:
+def grow(
+    spectrum: Spectrum, prior: Prior, known: Candidates
+) -> tuple[Spectrum, Prior, list[Model]]:
     """Return every set that was fitted, best evidence first, the empty set among them.
 
-    The spectrum comes back too: its dispersion now carries the templates' own error.
+    Spectrum and prior come back too: they now carry the templates' own error.
     """
     empty = _evaluated(spectrum, prior, known, [((), known.middle)])
     singles = _singles(spectrum, prior, known, empty[0])
     best = max(singles, key=lambda m: m.evidence, default=None)
     if best is not None:
-        spectrum = _with_shape_error(spectrum, prior, best, known.limits.shape_error)
+        spectrum, prior = _with_shape_error(spectrum, prior, best, known.limits)
         empty = _evaluated(spectrum, prior, known, [((), known.middle)])
         singles = _singles(spectrum, prior, known, empty[0])
     models = [*empty, *singles]
@@ -192,7 +195,7 @@ def grow(spectrum: Spectrum, prior: Prior, known: Candidates) -> tuple[Spectrum,
         beam = _distinct(larger, known)
         if not beam or beam[0].evidence < so_far - 1.0:
             break
-    return spectrum, sorted(models, key=lambda m: -m.evidence)
+    return spectrum, prior, sorted(models, key=lambda m: -m.evidence)
 
 
 def _singles(spectrum: Spectrum, prior: Prior, known: Candidates, empty: Model) -> list[Model]:
@@ -239,7 +242,7 @@ def _evaluated(
     known: Candidates,
     asked: list[tuple[tuple[int, ...], int]],
 ) -> list[Model]:
-    """Return the fitted sets; a set with an amplitude that is not above 0 is left out."""
+    """Return the fitted sets; a set with a member that does not stand is left out."""
     if not asked:
         return []
     size = len(asked[0][0])
@@ -247,9 +250,10 @@ def _evaluated(
     fits = fit(spectrum, prior, sources.reshape(len(asked), size, len(spectrum.counts)))
     amplitudes = fits.coefficients[:, len(prior.mean) :]
     volume = 0.5 * np.linalg.slogdet(fits.covariance)[1] + 0.5 * size * np.log(2 * np.pi)
+    stands = _stands(fits, amplitudes, known.limits)
     models = []
     for i, (templates, gain) in enumerate(asked):
-        if not np.all(amplitudes[i] > 0):
+        if not stands[i]:
             continue
         prior_log = known.log_prior[list(templates)].sum() + known.log_gain[gain]
         prior_log -= (np.log(amplitudes[i]) + _LOG_RANGE).sum()
@@ -266,6 +270,21 @@ def _evaluated(
     return models
 
 
+def _stands(fits: Fits, amplitudes: Floats, limits: Limits) -> NDArray[np.bool_]:
+    """Return whether each set's amplitudes are above 0 and, beside others, above their error.
+
+    What is wrong with the shapes of the others could pass for a small member.
+    """
+    size = amplitudes.shape[1]
+    if size < 2:
+        return np.all(amplitudes > 0, axis=1)
+    variances = np.diagonal(fits.covariance, axis1=1, axis2=2)[:, -size:]
+    others = np.clip(amplitudes.sum(axis=1, keepdims=True) - amplitudes, 0.0, None)
+    error = np.sqrt(variances + (limits.wide_shape_error * others) ** 2)
+    stands: NDArray[np.bool_] = np.all(amplitudes > limits.min_z * error, axis=1)
+    return stands
+
+
 def _distinct(models: list[Model], known: Candidates) -> list[Model]:
     """Return the best model of each set of nuclides, the best sets of the batch only."""
     kept: dict[tuple[str, ...], Model] = {}
@@ -275,12 +294,30 @@ def _distinct(models: list[Model], known: Candidates) -> list[Model]:
 
 
 def _with_shape_error(
-    spectrum: Spectrum, prior: Prior, model: Model, shape_error: float
-) -> Spectrum:
-    """Return the spectrum with the variance that an imperfect template of this size adds."""
+    spectrum: Spectrum, prior: Prior, model: Model, limits: Limits
+) -> tuple[Spectrum, Prior]:
+    """Return spectrum and prior with what an imperfect template of this size may be wrong by.
+
+    In single bins as variance; over wide ranges (other shielding, scatter and ageing than any
+    template's) as freedom of the excess to be higher or lower there.
+    """
     nuisance = model.fits.coefficients[0, : len(prior.mean)] @ prior.columns
     source = model.fits.expected[0] - spectrum.base - nuisance
-    added = (shape_error * source) ** 2 / model.fits.expected[0]
-    return Spectrum(
+    added = (limits.shape_error * source) ** 2 / model.fits.expected[0]
+    wide = source * _hats(len(source))
+    freedom = Prior(
+        columns=np.vstack([prior.columns, wide]),
+        mean=np.concatenate([prior.mean, np.zeros(len(wide))]),
+        sd=np.concatenate([prior.sd, np.full(len(wide), limits.wide_shape_error)]),
+    )
+    widened = Spectrum(
         counts=spectrum.counts, base=spectrum.base, dispersion=spectrum.dispersion + added
     )
+    return widened, freedom
+
+
+def _hats(bins: int, count: int = 5) -> Floats:
+    """Return (hat, bin) triangles that overlap and sum to 1."""
+    at = np.linspace(0.0, count - 1.0, bins)
+    hats: Floats = np.clip(1.0 - np.abs(at - np.arange(count)[:, None]), 0.0, None)
+    return hats

@@ -145,7 +145,7 @@ def identify(
         counts=counts, base=base, dispersion=np.full(bins, 1.0 + background_share)
     )
     prior = nuisances(base, components, known.edges_kev)
-    spectrum, models = grow(spectrum, prior, known)
+    spectrum, prior, models = grow(spectrum, prior, known)
     return _Judgement(spectrum, prior, known, models).verdict()
 
 
