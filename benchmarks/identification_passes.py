@@ -153,9 +153,7 @@ def _transmitted(middles_kev: Floats, rng: np.random.Generator) -> Floats:
     smooth = np.convolve(np.pad(rough, 3, mode="edge"), np.ones(7) / 7, mode="valid")
     ends = np.clip(np.minimum(_MIDDLES_S, SLICES * SLICE_S - _MIDDLES_S) / 0.8, 0, 1)
     depth = rng.uniform(0.03, 0.33) * smooth * ends
-    steepness = rng.uniform(0.2, 0.5) + 0.05 * np.sin(
-        2 * np.pi * (_MIDDLES_S / 8 + rng.uniform())
-    )
+    steepness = rng.uniform(0.2, 0.5) + 0.05 * np.sin(2 * np.pi * (_MIDDLES_S / 8 + rng.uniform()))
     falls = (np.clip(middles_kev, 120, None) / 120)[None, :] ** -steepness[:, None]
     share: Floats = 1 - depth[:, None] * falls
     return share

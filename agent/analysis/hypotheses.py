@@ -11,12 +11,12 @@ learned identification; evidence by Laplace's approximation, Kass and Raftery, J
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis.knowledge import Knowledge
 from agent.analysis.library import Library
 from agent.analysis.unmix import Fits, Prior, Spectrum, fit, score
 
@@ -27,12 +27,15 @@ Floats = NDArray[np.float64]
 class Limits:
     """How identification decides.
 
-    ``min_z``: a nuclide below so many σ over everything else is not named.
-    ``max_nuclides``: in one set. ``gain_sd``: relative error of the energy scale (1 σ).
-    ``shape_error``: relative error of a template in a bin (1 σ). ``another``: prior odds of one
-    more nuclide. ``temperature``: by how much log evidence is divided; 1 trusts the model in
-    full. ``named``: least confidence of a category that is named. ``named_snm``: the same for
-    SNM. ``unexplained_z``: a peak left over so high makes the passage unknown.
+    ``min_z``: a nuclide below so many σ over everything else is not named. ``max_nuclides``: in
+    one set. ``gain_sd``: relative error of the energy scale (1 σ). ``shape_error``: relative
+    error of a template in a bin (1 σ); ``wide_shape_error``: the same over wide ranges.
+    ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
+    divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
+    ``named_snm``: the same for SNM. ``named_member``: least share of a group that names a nuclide
+    of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
+    ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
+    full width at half maximum over energy at 661.7 keV.
     """
 
     min_z: float = 4.0
@@ -40,49 +43,28 @@ class Limits:
     gain_sd: float = 0.015
     gain_steps: int = 11
     shape_error: float = 0.02
-    wide_shape_error: float = 0.05
+    wide_shape_error: float = 0.02
     another: float = 0.02
-    temperature: float = 1.5
+    temperature: float = 1.0
     named: float = 0.5
     named_member: float = 0.7
     named_snm: float = 0.9
+    signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knowledge:
-    """What is known of nuclides beside their shapes; each mapping is by nuclide.
-
-    ``category``: SNM, industrial, medical or NORM; missing: unknown. ``group``: name shared by
-    nuclides that a scintillator cannot tell apart; missing: the nuclide alone. ``prior``: how
-    likely against others; missing: 1. ``lines``: (energy [keV], photons per 100 decays).
-    """
-
-    category: Mapping[str, str]
-    group: Mapping[str, str] = field(default_factory=dict)
-    prior: Mapping[str, float] = field(default_factory=dict)
-    lines: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-
-    def group_of(self, nuclide: str) -> str:
-        """Return the group's name, or the nuclide's own."""
-        return self.group.get(nuclide, nuclide)
-
-    def category_of(self, nuclide: str) -> str:
-        """Return the category of a nuclide."""
-        return self.category.get(nuclide, "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
     """A library made ready: every template at every gain.
 
-    ``shapes``: (gain, template, bin). ``nuclides``: of each template. ``log_prior``: of each
+    ``shapes``: (gain, template, bin). ``names``, ``nuclides``: of each template. ``log_prior``: of each
     template: its nuclide's share of all, divided by its shieldings. ``gains``: (gain,) relative.
     ``log_gain``: (gain,) log prior.
     """
 
     shapes: Floats
+    names: tuple[str, ...]
     nuclides: tuple[str, ...]
     log_prior: Floats
     gains: Floats
@@ -112,9 +94,7 @@ class Model:
     fits: Fits
 
 
-def candidates(
-    library: Library, knowledge: Knowledge, limits: Limits | None = None
-) -> Candidates:
+def candidates(library: Library, knowledge: Knowledge, limits: Limits | None = None) -> Candidates:
     """Return a library made ready for identification; made once, used for every passage."""
     limits = limits or Limits()
     gains = np.linspace(-2.5, 2.5, limits.gain_steps) * limits.gain_sd
@@ -124,6 +104,7 @@ def candidates(
     share = weights / shieldings
     return Candidates(
         shapes=np.array([stretched(library.shapes, library.edges_kev, g) for g in gains]),
+        names=library.names,
         nuclides=nuclides,
         log_prior=np.log(share / share.sum()),
         gains=gains,
@@ -209,7 +190,7 @@ def _singles(spectrum: Spectrum, prior: Prior, known: Candidates, empty: Model) 
     at = worth.argmax(axis=0)
     height = worth.max(axis=0)
     order = [t for t in np.argsort(-height)[:_SINGLES] if np.isfinite(height[t])]
-    asked = [
+    asked: list[tuple[tuple[int, ...], int]] = [
         ((int(t),), g)
         for t in order
         if height[t] > height[order[0]] - max(_NEAR, 0.15 * height[order[0]])
@@ -218,9 +199,7 @@ def _singles(spectrum: Spectrum, prior: Prior, known: Candidates, empty: Model) 
     return _evaluated(spectrum, prior, known, asked)
 
 
-def _larger(
-    spectrum: Spectrum, prior: Prior, known: Candidates, beam: list[Model]
-) -> list[Model]:
+def _larger(spectrum: Spectrum, prior: Prior, known: Candidates, beam: list[Model]) -> list[Model]:
     """Return the models with one nuclide more than those of the beam."""
     asked: dict[tuple[tuple[int, ...], int], None] = {}
     for model in beam:
@@ -277,7 +256,7 @@ def _stands(fits: Fits, amplitudes: Floats, limits: Limits) -> NDArray[np.bool_]
     """
     size = amplitudes.shape[1]
     if size < 2:
-        return np.all(amplitudes > 0, axis=1)
+        return np.asarray(np.all(amplitudes > 0, axis=1))
     variances = np.diagonal(fits.covariance, axis1=1, axis2=2)[:, -size:]
     others = np.clip(amplitudes.sum(axis=1, keepdims=True) - amplitudes, 0.0, None)
     error = np.sqrt(variances + (limits.wide_shape_error * others) ** 2)

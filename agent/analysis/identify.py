@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from agent.analysis.hypotheses import Candidates, Model, grow
+from agent.analysis.knowledge import UNKNOWN
 from agent.analysis.unmix import Prior, Spectrum, fit, score
 
 Floats = NDArray[np.float64]
@@ -23,13 +24,13 @@ SNM = "SNM"
 INDUSTRIAL = "industrial"
 MEDICAL = "medical"
 NORM = "NORM"
-UNKNOWN = "unknown"
 WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
 
 _SUPPRESSION = (-0.15, 0.10)  # share of the background at 120 keV: mean, sd
 _SUPPRESSION_FALL = 0.35  # exponent of its fall above 120 keV
 _DEPARTURE_SD = (0.03, 0.02, 0.012)  # constant, slope, curve over the grid
 _COMPONENT_SD = 0.01  # of all counts of the background, each of K, U, Th
+_SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
 
 
@@ -77,9 +78,7 @@ class Identification:
         return self.category == UNKNOWN
 
 
-def weighted(
-    slices: Floats, background: Floats, profile: Floats
-) -> tuple[Floats, Floats, float]:
+def weighted(slices: Floats, background: Floats, profile: Floats) -> tuple[Floats, Floats, float]:
     """Return a passage's spectrum, weighted by a source's course, and its expected background.
 
     ``slices``: (slice, bin) counts. ``background``: (bin,) expected counts of one slice, or
@@ -95,11 +94,13 @@ def weighted(
     return counts, expected, float(scale * profile.sum())
 
 
-def nuisances(background: Floats, components: Floats, edges_kev: Floats) -> Prior:
+def nuisances(
+    background: Floats, components: Floats, edges_kev: Floats, component_sd: float = _COMPONENT_SD
+) -> Prior:
     """Return what a vehicle does to the background: suppresses it, smoothly; carries K, U, Th.
 
     ``background``: (bin,) expected counts. ``components``: (component, bin) shapes of the
-    natural components, any scale. Source of the suppression's mean and fall: 25 passes of a
+    natural components, any scale; ``component_sd``: of each, as a share of all counts. Source of the suppression's mean and fall: 25 passes of a
     four-window portal, 27, 21, 14 and 9 % from low to high energy; of the other widths: a
     judgement, wide enough for half or twice of that.
     """
@@ -109,7 +110,7 @@ def nuisances(background: Floats, components: Floats, edges_kev: Floats) -> Prio
     smooth = np.array([fall, np.ones_like(x), x, x**2 - 1 / 3]) * background
     carried = background.sum() * components / components.sum(axis=1, keepdims=True)
     mean, sd = _SUPPRESSION
-    sds = np.array([sd, *_DEPARTURE_SD, *([_COMPONENT_SD] * len(components))])
+    sds = np.array([sd, *_DEPARTURE_SD, *([component_sd] * len(components))])
     means = np.zeros(len(sds))
     means[0] = mean
     return Prior(columns=np.vstack([smooth, carried]), mean=means, sd=sds)
@@ -122,6 +123,7 @@ def identify(
     known: Candidates,
     *,
     background_share: float = 0.0,
+    component_sd: float = _COMPONENT_SD,
 ) -> Identification:
     """Return what a passage's spectrum shows.
 
@@ -133,6 +135,8 @@ def identify(
     known : the library made ready by ``hypotheses.candidates``
     background_share : counts expected here over counts the background was measured with; 0: the
         background is known exactly
+    component_sd : how much K, U or Th may change on their own, as a share of all background
+        counts; wider where NORM is already known to be aboard
 
     Raises ValueError where the shapes do not fit each other.
     """
@@ -141,10 +145,8 @@ def identify(
         message = f"counts {counts.shape}, background {background.shape} and components"
         raise ValueError(f"{message} {components.shape} do not fit a library of {bins} bins")
     base = np.maximum(background, 0.5 * max(background_share, 1e-3))
-    spectrum = Spectrum(
-        counts=counts, base=base, dispersion=np.full(bins, 1.0 + background_share)
-    )
-    prior = nuisances(base, components, known.edges_kev)
+    spectrum = Spectrum(counts=counts, base=base, dispersion=np.full(bins, 1.0 + background_share))
+    prior = nuisances(base, components, known.edges_kev, component_sd)
     spectrum, prior, models = grow(spectrum, prior, known)
     return _Judgement(spectrum, prior, known, models).verdict()
 
@@ -171,7 +173,8 @@ class _Judgement:
         found = self._found(best)
         left_z, left_kev = self._left_over(best)
         categories = self._categories()
-        category, reasons = self._category(found, categories, left_z, left_kev)
+        signatures = {item.name: self._signature(best, item) for item in found}
+        category, doubts = self._category(found, categories, signatures, (left_z, left_kev))
         return Identification(
             category=category,
             confidence=None if category == UNKNOWN else self._worst(category),
@@ -180,7 +183,7 @@ class _Judgement:
             categories=categories,
             deviance_per_dof=self._deviance(best),
             unexplained_z=left_z,
-            reasons=(*self._checks(best, found), *reasons),
+            reasons=(*self._lines(best, found), *doubts),
         )
 
     def _nuclides(self, model: Model) -> tuple[str, ...]:
@@ -262,28 +265,31 @@ class _Judgement:
         self,
         found: tuple[Found, ...],
         categories: Mapping[str, float],
-        left_z: float,
-        left_kev: float,
+        signatures: Mapping[str, float],
+        left: tuple[float, float],
     ) -> tuple[str, tuple[str, ...]]:
         """Return the category and why it is not another."""
         if not found:
             return UNKNOWN, ("no nuclide of the library stands out",)
-        reasons: list[str] = []
-        if left_z >= self._limits.unexplained_z:
-            reasons.append(f"a peak at {left_kev:.0f} keV is not explained ({left_z:.1f} σ)")
-        worst = found[0].category
+        limits, worst = self._limits, found[0].category
+        doubts: list[str] = []
+        notes: list[str] = []
+        if left[0] >= limits.unexplained_z:
+            doubts.append(f"a peak at {left[1]:.0f} keV is not explained ({left[0]:.1f} σ)")
         snm = categories.get(SNM, 0.0)
-        if worst == SNM and snm >= self._limits.named_snm:
-            return SNM, tuple(reasons)
-        if snm >= 1.0 - self._limits.named_snm:
-            reasons.append(f"SNM is not excluded (probability {snm:.2f})")
-        if reasons and (worst == SNM or left_z >= self._limits.unexplained_z):
-            return UNKNOWN, tuple(reasons)
-        sure = self._worst(worst)
-        if sure < self._limits.named:
-            reasons.append(f"several categories explain it ({worst}: {sure:.2f})")
-            return UNKNOWN, tuple(reasons)
-        return worst, tuple(reasons)
+        if worst == SNM:
+            for item in found:
+                if item.category == SNM and signatures[item.name] < limits.signature_z:
+                    doubts.append(f"{item.nuclide} shows nothing of its own above 110 keV")
+            if snm < limits.named_snm:
+                doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
+            elif not doubts:
+                return SNM, ()
+        elif snm >= 1.0 - limits.named_snm:
+            notes.append(f"SNM is not excluded (probability {snm:.2f})")
+        if not doubts and self._worst(worst) < limits.named:
+            doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
+        return (UNKNOWN if doubts else worst), (*doubts, *notes)
 
     def _contenders(self) -> tuple[tuple[str, ...], ...]:
         near = [m for m in self._models if m.evidence > self._models[0].evidence - _CONTENDER]
@@ -304,38 +310,55 @@ class _Judgement:
         z = score(self._spectrum, self._prior, held, best.fits, peaks)
         return float(z.max()), float(middles[z.argmax()])
 
-    def _checks(self, best: Model, found: Iterable[Found]) -> tuple[str, ...]:
-        """Return how high each nuclide's strongest visible line stands over all else."""
-        texts = []
-        for item in found:
-            line = self._strongest(best, item.nuclide)
-            if line is not None:
-                energy_kev, seen, expected = line
-                texts.append(f"{item.nuclide}: {energy_kev:.0f} keV at {seen:.1f} σ of {expected:.1f}")
-        return tuple(texts)
+    def _rest(self, best: Model, item: Found) -> Floats:
+        """Return the shapes of the best set without an item's group."""
+        group = self._known.knowledge.group_of(item.nuclide)
+        others = [t for t in best.templates if self._known.groups[t] != group]
+        shapes: Floats = self._known.shapes[best.gain][others]
+        return shapes
 
-    def _strongest(self, best: Model, nuclide: str) -> tuple[float, float, float] | None:
-        """Return energy, z seen and z expected of the line that should stand highest; None: no line.
+    def _signature(self, best: Model, item: Found) -> float:
+        """Return how high an item stands above the x-rays of heavy metals [σ].
+
+        A low-energy excess alone can be anything behind the right shielding; it is never SNM.
+        """
+        rest = self._rest(best, item)
+        group = self._known.knowledge.group_of(item.nuclide)
+        own = [t for t in best.templates if self._known.groups[t] == group]
+        high = np.where(self._known.edges_kev[:-1] >= _SIGNATURE_KEV, 1.0, 0.0)
+        fitted = fit(self._spectrum, self._prior, rest[None])
+        shape = high * self._known.shapes[best.gain][own]
+        return float(score(self._spectrum, self._prior, rest, fitted, shape)[0])
+
+    def _lines(self, best: Model, found: Iterable[Found]) -> tuple[str, ...]:
+        """Return in words how high each nuclide's most visible line stands over all else.
 
         The nuclide is taken out of the set, the rest fitted again, and a peak tried at each of
         its lines: once on the counts, once on what the full set expects.
         """
-        lines = self._known.knowledge.lines.get(nuclide, ())
-        if not lines:
-            return None
-        others = [t for t in best.templates if self._known.nuclides[t] != nuclide]
-        held = self._known.shapes[best.gain][others]
-        energies = np.array([energy for energy, _ in lines]) * (1 + self._known.gains[best.gain])
-        peaks = peak_shapes(self._known.edges_kev, energies, self._limits.resolution_662)
-        heights = []
-        for counts in (self._spectrum.counts, best.fits.expected[0]):
-            spectrum = Spectrum(
-                counts=counts, base=self._spectrum.base, dispersion=self._spectrum.dispersion
+        texts = []
+        for item in found:
+            lines = self._known.knowledge.lines.get(item.nuclide, ())
+            if not lines:
+                continue
+            held = self._rest(best, item)
+            energies = np.array(lines) * (1 + self._known.gains[best.gain])
+            peaks = peak_shapes(self._known.edges_kev, energies, self._limits.resolution_662)
+            seen, expected = (
+                self._heights(counts, held, peaks)
+                for counts in (self._spectrum.counts, best.fits.expected[0])
             )
-            rest = fit(spectrum, self._prior, held[None])
-            heights.append(score(spectrum, self._prior, held, rest, peaks))
-        k = int(heights[1].argmax())
-        return float(lines[k][0]), float(heights[0][k]), float(heights[1][k])
+            k = int(expected.argmax())
+            text = f"{lines[k]:.0f} keV stands at {seen[k]:.1f} σ, expected {expected[k]:.1f}"
+            texts.append(f"{item.nuclide}: {text}")
+        return tuple(texts)
+
+    def _heights(self, counts: Floats, held: Floats, peaks: Floats) -> Floats:
+        spectrum = Spectrum(
+            counts=counts, base=self._spectrum.base, dispersion=self._spectrum.dispersion
+        )
+        rest = fit(spectrum, self._prior, held[None])
+        return score(spectrum, self._prior, held, rest, peaks)
 
 
 def peak_shapes(edges_kev: Floats, energies_kev: Floats, resolution_662: float) -> Floats:

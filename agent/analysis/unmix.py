@@ -90,9 +90,7 @@ def fit(spectrum: Spectrum, prior: Prior, sources: Floats, *, rounds: int = _ROU
     precision = np.concatenate([prior.sd**-2.0, np.full(extra, 1e-12)])
     pull = np.concatenate([precision[:nuisances] * prior.mean, np.zeros(extra)])
     diagonal = np.diag(precision)
-    expected = np.broadcast_to(
-        np.maximum(spectrum.base, _FLOOR * spectrum.counts), (models, bins)
-    )
+    expected = np.broadcast_to(np.maximum(spectrum.base, _FLOOR * spectrum.counts), (models, bins))
     excess = spectrum.counts - spectrum.base
     for _ in range(rounds):
         weighted = columns / (spectrum.dispersion * expected)[:, None, :]
