@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_capture(commands)
     _add_demo(commands)
     _add_simulate(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -327,6 +328,80 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         return simulate_command(arguments)
 
     parser.set_defaults(run=run)
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("calibrate", help="measure what an instrument is to be set to")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_calibrate_energy(kinds)
+
+
+def _add_calibrate_energy(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "energy",
+        help="find a detector's energy scale from a check source or the background",
+        description="Reads a capture (.jsonl), .npz or .spe file and changes nothing. Exit code 0: "
+        "the data support a scale, and a section for the lane's file is proposed; 1: they do not, "
+        "and it says why.",
+    )
+    parser.add_argument("spectrum", type=Path, metavar="FILE", help="capture or spectrum file")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", required=True, metavar="NAME", help="which device of the lane")
+    parser.add_argument("--detector", metavar="NAME", help="which of the device's detectors")
+    parser.add_argument(
+        "--source",
+        default="background",
+        metavar="NUCLIDE",
+        help="what was measured: Cs-137, Co-60, Eu-152 … or background (the default)",
+    )
+    parser.add_argument(
+        "--material",
+        default="nai",
+        choices=["nai", "csi", "labr3", "pvt"],
+        help="of the crystal; says how wide peaks are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crystal",
+        type=_crystal,
+        metavar="AxBxCcm",
+        help="its sides, as 5x10x40cm; with the background, all of the spectrum is fitted then",
+    )
+    parser.add_argument("--by", metavar="TEXT", help="who measured, for the proposed section")
+    parser.add_argument(
+        "--months",
+        type=_months,
+        default=12,
+        metavar="N",
+        help="the scale is valid for so long (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="new file for the section"
+    )
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_energy import calibrate_energy_command  # noqa: PLC0415 - see above
+
+        return calibrate_energy_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _crystal(text: str) -> tuple[float, float, float]:
+    numbers = text.removesuffix("cm").split("x")
+    try:
+        sides = tuple(float(number) for number in numbers)
+    except ValueError:
+        sides = ()
+    if len(sides) != 3 or not all(0.1 <= side <= 500 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text}: expected three sides in cm, such as 5x10x40cm")
+    return (sides[0], sides[1], sides[2])
+
+
+def _months(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 120):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of months from 1 to 120")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What a detector counts of photons of one energy: peak, Compton continuum, escapes, all blurred.
 
 The first collision is followed exactly (where, by which angle, which way out); what comes after
-is ``transport``. Electrons are taken to stop where they are made.
+is ``transport``. Electrons stop where they are
+made, but for those that reach the surface.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -18,7 +19,7 @@ from agent.analysis import transport
 from agent.analysis.attenuation import ELECTRON_KEV, MATERIALS
 from agent.analysis.bodies import COSINE_EDGES, Box, first_leaving
 from agent.analysis.compton import scattered_kev, share_below
-from agent.analysis.transport import EDGES_KEV, GROUPS, Leaving
+from agent.analysis.transport import EDGES_KEV, Leaving
 
 Floats = NDArray[np.float64]
 
@@ -37,17 +38,20 @@ class Resolution:
     """How wide a peak is: FWHM = offset + slope · √(E + curve · E²), all in MeV.
 
     The form is that of MCNP's Gaussian energy broadening (LA-UR-03-1987, F8 tally treatment).
+    ``least``: what the number of photoelectrons alone makes of it, FWHM over energy at 661.7 keV;
+    it rules at low energy, where the form, fitted above 60 keV, would fall to nothing.
     """
 
     offset: float
     slope: float
     curve: float
+    least: float = 0.0
 
     def fwhm_kev(self, energies_kev: Floats) -> Floats:
         """Return the full width at half maximum at each energy [keV]."""
         energy = np.maximum(np.asarray(energies_kev, dtype=float), 1.0) / 1e3
         width = self.offset + self.slope * np.sqrt(energy + self.curve * energy**2)
-        floor = 0.3 * self.slope * np.sqrt(energy)
+        floor = self.least * np.sqrt(energy * CAESIUM_KEV / 1e3)
         wide: Floats = 1e3 * np.maximum(width, floor)
         return wide
 
@@ -55,13 +59,13 @@ class Resolution:
         """Return the same curve with that FWHM over energy at 661.7 keV, 0.07 for 7 %."""
         now = float(self.fwhm_kev(np.array(CAESIUM_KEV))) / CAESIUM_KEV
         factor = fraction_at_caesium / now
-        return Resolution(offset=self.offset * factor, slope=self.slope * factor, curve=self.curve)
+        return replace(self, offset=self.offset * factor, slope=self.slope * factor)
 
 
 RESOLUTIONS: dict[CrystalMaterial, Resolution] = {
     # A 3 × 3 inch NaI(Tl): C.M. Salgado et al., Progress in Nuclear Energy 59:19 (2012); then set
-    # to 7.5 %, typical of the long portal crystals.
-    "nai": Resolution(offset=-0.00789, slope=0.06769, curve=0.21159).scaled(0.075),
+    # to 7.5 %, typical of the long portal crystals, whose four photoelectrons per keV make 5 %.
+    "nai": Resolution(offset=-0.00789, slope=0.06769, curve=0.21159, least=0.05).scaled(0.075),
     # Statistics alone; a 1 cm³ CsI(Tl) on a silicon photomultiplier: 9.5 % by its data sheet.
     "csi": Resolution(offset=0.0, slope=1.0, curve=0.0).scaled(0.095),
     # 2.9 %: E.V.D. van Loef et al., Nucl. Instrum. Methods A 486:254 (2002).
@@ -115,8 +119,8 @@ class _Crystal:
 def _crystal(box: Box) -> _Crystal:
     return _Crystal(
         box=box,
-        after=transport.leaving(box.material, box.later_ways_cm(), as_sum=True),
-        first=first_leaving(box, _NODES_KEV),
+        after=transport.leaving(box.material, box.flights(), as_sum=True),
+        first=first_leaving(box, _NODES_KEV)[:, 0, :],
     )
 
 
@@ -129,14 +133,41 @@ def response(detector: Detector, edges_kev: Floats, energies_kev: Floats) -> Flo
     crystal = _crystal(detector.box)
     material = detector.box.material
     total = material.total_per_cm(energies_kev)
-    struck = detector.box.struck_share(total) * window_share(detector, energies_kev)
+    struck = detector.box.struck(total)[:, 0] * window_share(detector, energies_kev)
     deposits, peaks = _deposits(crystal, energies_kev, total)
-    counted = deposits @ _blur(detector, _FINE_KEV, edges_kev)
-    counted += peaks[:, None] * _blur(detector, energies_kev, edges_kev)
+    fine = _blur(detector, _FINE_KEV, edges_kev)
+    lost = _electrons_lost(detector.box, _FINE_KEV)[:, None]
+    partly = _rising_means(fine)
+    counted = deposits @ (fine * (1 - lost) + partly * lost)
+    lost = _electrons_lost(detector.box, energies_kev)
+    counted += (peaks * (1 - lost))[:, None] * _blur(detector, energies_kev, edges_kev)
+    at = np.searchsorted(_FINE_EDGES_KEV, energies_kev, side="right") - 1
+    counted += (peaks * lost)[:, None] * partly[at]
     counted += _x_ray_escapes(detector, energies_kev, total, edges_kev)
     above = np.clip((edges_kev[1:] - detector.threshold_kev) / np.diff(edges_kev), 0.0, 1.0)
     found: Floats = np.maximum(counted, 0.0) * struck[:, None] * above
     return found
+
+
+def _electrons_lost(box: Box, deposits_kev: Floats) -> Floats:
+    """Return how likely an electron of that energy leaves through the crystal's surface.
+
+    Electrons that start evenly and fly straight as far as they get cross it with a quarter of
+    surface over volume per length. Source of the range: L. Katz and A.S. Penfold, Rev. Mod. Phys.
+    24:28 (1952).
+    """
+    energy = np.maximum(np.asarray(deposits_kev, dtype=float) / 1e3, 0.01)
+    range_cm = 0.412 * energy ** (1.265 - 0.0954 * np.log(energy)) / box.material.density
+    surface_per_volume = 2 * (1 / box.depth_cm + 1 / box.width_cm + 1 / box.length_cm)
+    share: Floats = np.minimum(0.25 * surface_per_volume * range_cm, 0.5)
+    return share
+
+
+def _rising_means(fine: Floats) -> Floats:
+    """Return where a deposit is counted of which any part, evenly, was carried off."""
+    width = np.diff(_FINE_EDGES_KEV)[:, None]
+    means: Floats = np.cumsum(fine * width, axis=0) / _FINE_EDGES_KEV[1:, None]
+    return means
 
 
 def window_share(detector: Detector, energies_kev: Floats) -> Floats:
@@ -163,21 +194,23 @@ def _deposits(crystal: _Crystal, energies_kev: Floats, total: Floats) -> tuple[F
     leaves = _between_nodes(crystal.first, energies_kev)
     once = compton[:, None] * scatters * leaves
     again = compton[:, None] * scatters * (1 - leaves)
-    after = transport.to_groups(kept, again) @ crystal.after.struck
+    after = transport.to_groups(kept, again) @ crystal.after.kept[:, 0, :]
     after += pair[:, None] * _pair_escape(crystal.after)
     fine = np.empty((len(energies_kev), len(_FINE_KEV)))
     for i, energy in enumerate(energies_kev):
         at_once = _spread(energy - kept[i], once[i])
         # Groups above the photon's own energy hold nothing but what their width adds.
-        later = _spread(np.maximum(energy - EDGES_KEV, 0.0)[::-1], after[i, :GROUPS][::-1])
+        later = _spread(np.maximum(energy - EDGES_KEV, 0.0)[::-1], after[i, ::-1])
         fine[i] = at_once + later
     photo = 1 - compton - pair
-    return fine, photo + after[:, GROUPS]
+    return fine, photo + (again.sum(axis=1) + pair - after.sum(axis=1))
 
 
 def _pair_escape(after: Leaving) -> Floats:
-    """Return what escapes of the two photons of an annihilation inside, as ``struck`` does."""
-    return transport.annihilation(after.born[transport.group_of(ELECTRON_KEV)], as_sum=True)
+    """Return what escapes of the two photons of an annihilation inside, as ``kept`` does."""
+    one = after.born[transport.group_of(ELECTRON_KEV)]
+    both: Floats = transport.annihilation(one, as_sum=True)[0]
+    return both
 
 
 def _spread(edges_kev: Floats, amounts: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -154,6 +155,56 @@ class MetalOptions:
         float,
         Meta(description="an alarm and a person closer than this belong together [s]", ge=0, le=10),
     ] = 2.0
+
+
+Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+
+Coefficients = tuple[Annotated[float, Meta(ge=-10000, le=10000)], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyCalibrationOptions:
+    """Table ``[devices.NAME.energy]``: the energy scale of a spectroscopic detector.
+
+    ``checkpointd calibrate energy`` proposes it. The ``previous`` options keep what stood before.
+    """
+
+    coefficients_kev: Annotated[
+        Coefficients,
+        Meta(
+            description="the lower edge of channel i is their polynomial in i [keV]",
+            min_length=2,
+            max_length=4,
+        ),
+    ]
+    measured: Annotated[Day, Meta(description='day of the measurement, as "2026-11-02"')]
+    valid_until: Annotated[
+        Day | None, Meta(description="last day it holds; after it the detector is a fault")
+    ] = None
+    source: Annotated[
+        str, Meta(description="what was measured, such as Cs-137 or background", max_length=64)
+    ] = ""
+    measured_by: Annotated[str, Meta(description="who or what measured it", max_length=128)] = ""
+    detector: Annotated[
+        str, Meta(description="which detector of the device; empty: its only one", max_length=64)
+    ] = ""
+    previous_coefficients_kev: Annotated[
+        Coefficients, Meta(description="the coefficients before; empty: none known", max_length=4)
+    ] = ()
+    previous_measured: Annotated[Day | None, Meta(description="the day they were measured")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse days that no calendar has, and an end before the beginning."""
+        days = {}
+        for name in ("measured", "valid_until", "previous_measured"):
+            text = getattr(self, name)
+            try:
+                days[name] = None if text is None else date.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{name} = {text!r}: there is no such day") from None
+        measured, until = days["measured"], days["valid_until"]
+        if measured is not None and until is not None and until <= measured:
+            raise ValueError(f"valid_until = {self.valid_until!r}: expected a day after measured")
 
 
 KindOptions = RpmOptions | ScaleOptions | MetalOptions
