@@ -139,10 +139,9 @@ def _course(rng: np.random.Generator, *, is_point: bool) -> Floats:
         course: Floats = 1 / (1 + ((_MIDDLES_S - centre_s) * speed / DISTANCE_M) ** 2)
         return course
     half_s = rng.uniform(1.25, 3.0)
-    edge_s = 0.6 * DISTANCE_M / speed
-    rise = np.tanh((_MIDDLES_S - centre_s + half_s) / edge_s)
-    fall = np.tanh((_MIDDLES_S - centre_s - half_s) / edge_s)
-    course = 0.5 * (rise - fall)
+    rate = speed / DISTANCE_M
+    apart = _MIDDLES_S - centre_s
+    course = np.arctan((apart + half_s) * rate) - np.arctan((apart - half_s) * rate)
     return course / course.max()
 
 

@@ -58,9 +58,9 @@ class Limits:
 class Candidates:
     """A library made ready: every template at every gain.
 
-    ``shapes``: (gain, template, bin). ``names``, ``nuclides``: of each template. ``log_prior``: of each
-    template: its nuclide's share of all, divided by its shieldings. ``gains``: (gain,) relative.
-    ``log_gain``: (gain,) log prior.
+    ``shapes``: (gain, template, bin). ``names``, ``nuclides``: of each template.
+    ``log_prior``: of each template: its nuclide's share of all, divided by its shieldings.
+    ``gains``: (gain,) relative. ``log_gain``: (gain,) log prior.
     """
 
     shapes: Floats

@@ -100,15 +100,15 @@ def nuisances(
     """Return what a vehicle does to the background: suppresses it, smoothly; carries K, U, Th.
 
     ``background``: (bin,) expected counts. ``components``: (component, bin) shapes of the
-    natural components, any scale; ``component_sd``: of each, as a share of all counts. Source of the suppression's mean and fall: 25 passes of a
-    four-window portal, 27, 21, 14 and 9 % from low to high energy; of the other widths: a
-    judgement, wide enough for half or twice of that.
+    natural components, any scale; ``component_sd``: of each, as a share of all counts. Source of
+    the suppression's mean and fall: 25 passes of a four-window portal, 27, 21, 14 and 9 % from
+    low to high energy; of the other widths: a judgement, wide enough for half or twice of that.
     """
     middles = 0.5 * (edges_kev[1:] + edges_kev[:-1])
     x = np.linspace(-1.0, 1.0, len(background))
     fall = (np.maximum(middles, 120.0) / 120.0) ** -_SUPPRESSION_FALL
     smooth = np.array([fall, np.ones_like(x), x, x**2 - 1 / 3]) * background
-    carried = background.sum() * components / components.sum(axis=1, keepdims=True)
+    carried = background.sum() * (components / components.sum(axis=1, keepdims=True))
     mean, sd = _SUPPRESSION
     sds = np.array([sd, *_DEPARTURE_SD, *([component_sd] * len(components))])
     means = np.zeros(len(sds))
@@ -278,9 +278,11 @@ class _Judgement:
             doubts.append(f"a peak at {left[1]:.0f} keV is not explained ({left[0]:.1f} σ)")
         snm = categories.get(SNM, 0.0)
         if worst == SNM:
-            for item in found:
-                if item.category == SNM and signatures[item.name] < limits.signature_z:
-                    doubts.append(f"{item.nuclide} shows nothing of its own above 110 keV")
+            doubts.extend(
+                f"{item.nuclide} shows nothing of its own above 110 keV"
+                for item in found
+                if item.category == SNM and signatures[item.name] < limits.signature_z
+            )
             if snm < limits.named_snm:
                 doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
             elif not doubts:

@@ -8,20 +8,19 @@ sources: what a load of NORM masks must stand out there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.analysis.hypotheses import Candidates
+from agent.analysis.hypotheses import Candidates, stretched
 from agent.analysis.identify import NORM, nuisances, weighted
-from agent.analysis.unmix import Floats, Prior, Spectrum, fit
+from agent.analysis.unmix import Fits, Floats, Prior, Spectrum, fit
 
 _SPEEDS_M_PER_S = (1.2, 1.7, 2.2, 2.8)
-_FREE_SD = 0.3  # K, U or Th may double the background
 _LENGTHS_S = (2.5, 3.5, 4.5, 6.0, 8.0)
-_GAIN_STEP = 2  # every second gain is fine enough for a score
+_FREE_SD = 0.3  # K, U or Th may be as large as this share of the background, and more
+_FAMILIES = ("K-40", "Ra-226", "Th-232")
+_GAIN_STEP = 3  # every third gain is fine enough for a score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +28,13 @@ class NormLimits:
     """When an excess is natural cargo.
 
     ``min_z``: least significance of K, U and Th together [σ]. ``point_margin``: by how much χ² a
-    point must fit better than a load before the excess is called a point. ``masked_z``: least
+    point must fit better than a load before the excess is called a point: a short load looks
+    like one. ``masked_z``: least
     score of a hidden source [σ].
     """
 
     min_z: float = 4.0
-    point_margin: float = 3.0
+    point_margin: float = 2.0
     masked_z: float = 5.0
 
 
@@ -44,7 +44,8 @@ class NormDecision:
 
     ``excess_cps``, ``sigma_cps``: K, U, Th above the background at the greatest [counts/s].
     ``excess_z``: of the three together. ``extent_s``: full width at half maximum of the course
-    that fits best; ``is_extended``: False: a point fits better. ``deviance_per_dof``: of the
+    that fits best; ``is_extended``: False: a point fits better, by ``point_advantage`` in χ².
+    ``deviance_per_dof``: of the
     weighted spectrum with K, U, Th and nothing else. ``masked_z``: highest score of any other
     nuclide as a point once K, U, Th are free; ``masked_template``: its name;
     ``masked_profile``: (slice,) its course, for ``identify.weighted``.
@@ -56,6 +57,7 @@ class NormDecision:
     excess_z: float
     extent_s: float
     is_extended: bool
+    point_advantage: float
     deviance_per_dof: float
     is_masking: bool
     masked_z: float
@@ -95,13 +97,16 @@ def point_profiles(passage: Passage) -> Floats:
 
 
 def load_profiles(passage: Passage) -> Floats:
-    """Return (profile, slice) courses of a load: every centre, and several lengths."""
+    """Return (profile, slice) courses of a load: every centre, and several lengths.
+
+    A line of point sources along the track: the difference of two arcus tangents.
+    """
     times = (np.arange(len(passage.slices)) + 0.5) * passage.slice_s
     speed = passage.speed_m_per_s or float(np.median(_SPEEDS_M_PER_S))
-    edge_s = 0.6 * passage.distance_m / speed
+    rate = speed / passage.distance_m
     apart = times[None, :] - times[:, None]
     courses = [
-        np.tanh((apart + length / 2) / edge_s) - np.tanh((apart - length / 2) / edge_s)
+        np.arctan((apart + length / 2) * rate) - np.arctan((apart - length / 2) * rate)
         for length in _LENGTHS_S
     ]
     stacked = np.vstack(courses)
@@ -116,7 +121,8 @@ def norm_decision(
 ) -> NormDecision:
     """Return whether K, U and Th explain a passage, and what they may hide.
 
-    ``components``: (K U Th, bin) shapes. ``known``: the library made ready. Called for a
+    ``components``: (K U Th, bin) shapes. ``known``: the library made ready; it should have K-40,
+    Ra-226 and Th-232 behind the shieldings it has. Called for a
     passage that something has detected. Raises ValueError where shapes do not fit.
     """
     limits = limits or NormLimits()
@@ -124,18 +130,21 @@ def norm_decision(
     if passage.slices.shape[1] != bins or components.shape != (3, bins):
         message = f"slices {passage.slices.shape}, components {components.shape}"
         raise ValueError(f"{message} do not fit a library of {bins} bins")
-    shapes = components / components.sum(axis=1, keepdims=True)
+    variants = _variants(components, known)
     points, loads = point_profiles(passage), load_profiles(passage)
-    profile = _best_course(passage, shapes, known.edges_kev, np.vstack([points, loads]))
-    natural = _excess(passage, shapes, known.edges_kev, profile)
-    heights, sigma = _course_of(passage, natural.shape, known.edges_kev)
-    of_point, of_load = (_misfit(heights, sigma, courses) for courses in (points, loads))
-    is_extended = of_load[0] < of_point[0] + limits.point_margin
-    extent = loads[of_load[1]] if of_load[0] <= of_point[0] else points[of_point[1]]
-    masked_z, template, masked_profile = _masked(passage, shapes, known, points)
+    courses = np.vstack([points, loads])
+    prior = _smooth(passage.background, known.edges_kev)
+    scores = _scores(passage, courses, variants.sum(axis=1), prior)
+    profile = courses[scores.z.max(axis=1).argmax()]
+    natural = _excess(passage, variants, known.edges_kev, profile)
+    heights, sigma = _course_of(passage, natural.shape, prior)
+    of_point, of_load = (_misfit(heights, sigma, family) for family in (points, loads))
+    is_extended = of_load[0] <= of_point[0] + limits.point_margin
+    extent = loads[of_load[1]] if is_extended else points[of_point[1]]
+    carried = natural.amplitudes.sum() * natural.shape / natural.shape.sum()
+    masked_z, template, masked_profile = _masked(passage, variants, known, points, carried)
     is_there = natural.z >= limits.min_z
     is_masking = masked_z >= limits.masked_z
-    reasons = _reasons(is_there=is_there, is_extended=is_extended, is_masking=is_masking)
     return NormDecision(
         is_norm=is_there and is_extended and not is_masking,
         excess_cps=tuple(float(a) for a in natural.amplitudes / passage.slice_s),
@@ -143,12 +152,13 @@ def norm_decision(
         excess_z=natural.z,
         extent_s=float((extent >= 0.5 * extent.max()).sum() * passage.slice_s),
         is_extended=is_extended,
+        point_advantage=of_load[0] - of_point[0],
         deviance_per_dof=natural.deviance_per_dof,
         is_masking=is_masking,
         masked_z=masked_z,
         masked_template=known.names[template],
         masked_profile=masked_profile,
-        reasons=reasons,
+        reasons=_reasons(is_there=is_there, is_extended=is_extended, is_masking=is_masking),
     )
 
 
@@ -172,16 +182,27 @@ class _Natural:
     deviance_per_dof: float
 
 
-def _smooth(background: Floats, components: Floats, edges_kev: Floats) -> Prior:
+def _smooth(background: Floats, edges_kev: Floats) -> Prior:
     """Return the suppression alone."""
-    prior = nuisances(background, components, edges_kev)
-    kept = len(prior.mean) - len(components)
-    return Prior(columns=prior.columns[:kept], mean=prior.mean[:kept], sd=prior.sd[:kept])
+    return nuisances(background, np.zeros((0, len(background))), edges_kev)
 
 
-def _free(background: Floats, components: Floats, edges_kev: Floats) -> Prior:
-    """Return suppression, and K, U and Th as large as they like."""
-    return nuisances(background, components, edges_kev, _FREE_SD)
+def _variants(components: Floats, known: Candidates) -> Floats:
+    """Return K, U and Th together behind each thing that the library knows: (variant, 3, bin).
+
+    The first is the ground's own; the others are the library's K-40, Ra-226 and Th-232 behind the
+    same shielding, as cargo is.
+    """
+    middle = known.shapes[known.middle]
+    rows = {name: t for t, name in enumerate(known.names)}
+    behind = [name.removeprefix("K-40") for name in known.names if name.startswith("K-40")]
+    found = [
+        middle[[rows[family + suffix] for family in _FAMILIES]]
+        for suffix in behind
+        if all(family + suffix in rows for family in _FAMILIES)
+    ]
+    every = np.array([components, *found])
+    return np.asarray(every / every.sum(axis=2, keepdims=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -193,77 +214,88 @@ class _Scores:
     information: Floats
 
 
-def _scores(passage: Passage, profiles: Floats, shapes: Floats, prior: Prior) -> _Scores:
+def _scores(
+    passage: Passage,
+    profiles: Floats,
+    shapes: Floats,
+    prior: Prior,
+    carried: Floats | float = 0.0,
+) -> _Scores:
     """Return the scores of shapes in the spectra that profiles weight.
 
-    ``prior``: the nuisances of one slice. With weights p the spectrum, scaled, holds n = (Σp)² /
-    Σp² slices of background; nuisances, information and the background's own error scale with it.
+    ``prior``: the nuisances of one slice. ``carried``: (bin,) counts that free nuisances are
+    known to give, so that the variance counts them. With weights p a spectrum, scaled as ``weighted``
+    scales it, holds n = (Σp)² / Σp² slices of background. Information and nuisances grow with n,
+    the nuisances' prior does not; in the basis where both are diagonal every profile is a product
+    of matrices.
     """
-    squares = (profiles**2).sum(axis=1)
-    sums = profiles.sum(axis=1)
+    sums, squares = profiles.sum(axis=1), (profiles**2).sum(axis=1)
     held = sums**2 / squares
     base = np.maximum(passage.background, 1e-3)
-    excess = (sums / squares)[:, None] * (profiles @ passage.slices) - held[:, None] * base
-    weight = 1.0 / (base + prior.mean @ prior.columns)
-    shifted = excess - held[:, None] * (prior.mean @ prior.columns)
-    dispersion = 1.0 + held / passage.background_slices
-    weighted_nuisances = prior.columns * weight
-    inner = weighted_nuisances @ prior.columns.T
-    cross = (shapes * weight) @ prior.columns.T
-    own = (shapes**2) @ weight
-    right = shifted @ (shapes * weight).T
-    right_nuisances = shifted @ weighted_nuisances.T
-    ridge = np.diag(prior.sd**-2.0)
-    inverse = np.linalg.inv((held / dispersion)[:, None, None] * inner + ridge)
-    scale = 1.0 / dispersion
-    projected = np.einsum("kp,kpq->kq", right_nuisances * scale[:, None], inverse)
-    gain = right * scale[:, None] - (held * scale)[:, None] * (projected @ cross.T)
-    taken = np.einsum("tp,kpq,tq->kt", cross, inverse, cross, optimize=True)
-    # a source of rate 1 at the greatest adds Σp²·Σp/Σp² = Σp counts over n slices of background
-    information = (held * scale)[:, None] * own - ((held * scale) ** 2)[:, None] * taken
-    return _Scores(
-        z=gain / np.sqrt(np.maximum(information, 1e-12)), gain=gain, information=information
-    )
+    mean = base + prior.mean @ prior.columns
+    excess = (sums / squares)[:, None] * (profiles @ passage.slices) - held[:, None] * mean
+    expected = mean + carried
+    scale = 1.0 / (1.0 + held / passage.background_slices)
+    scaled = prior.columns * prior.sd[:, None]
+    width, turn = np.linalg.eigh((scaled / expected) @ scaled.T)
+    basis = turn.T @ scaled
+    shared = (shapes / expected) @ basis.T
+    left = (scale * held)[:, None] / (1.0 + (scale * held)[:, None] * np.maximum(width, 0.0))
+    own = (shapes**2) @ (1.0 / expected)
+    weighted_excess = scale[:, None] * excess / expected
+    gain = weighted_excess @ shapes.T - (left * (weighted_excess @ basis.T)) @ shared.T
+    information = (scale * held)[:, None] * (own - left @ (shared**2).T)
+    z = gain / np.sqrt(np.maximum(information, 1e-12))
+    return _Scores(z=z, gain=gain, information=information)
 
 
-def _best_course(
-    passage: Passage, components: Floats, edges_kev: Floats, profiles: Floats
-) -> Floats:
-    """Return the course along which K, U, Th or their sum stand highest."""
-    shapes = np.vstack([components, components.sum(axis=0)])
-    prior = _smooth(passage.background, components, edges_kev)
-    best = _scores(passage, profiles, shapes, prior).z.max(axis=1)
-    course: Floats = profiles[best.argmax()]
-    return course
-
-
-def _excess(passage: Passage, components: Floats, edges_kev: Floats, profile: Floats) -> _Natural:
-    """Return K, U and Th in the spectrum that the course weights."""
+def _excess(passage: Passage, variants: Floats, edges_kev: Floats, profile: Floats) -> _Natural:
+    """Return K, U and Th in the spectrum that the course weights, in the variant that fits best."""
     counts, expected, held = weighted(passage.slices, passage.background, profile)
     base = np.maximum(expected, 1e-3)
     dispersion = np.full(len(base), 1.0 + held / passage.background_slices)
     spectrum = Spectrum(counts=counts, base=base, dispersion=dispersion)
-    prior = _smooth(base, components, edges_kev)
+    prior = _smooth(base, edges_kev)
     without = fit(spectrum, prior, np.zeros((1, 0, len(base))))
-    fitted = fit(spectrum, prior, components[None])
-    amplitudes = fitted.coefficients[0, -len(components) :]
-    sigma = np.sqrt(np.diagonal(fitted.covariance[0])[-len(components) :])
-    gain = float(fitted.log_likelihood[0] - without.log_likelihood[0])
-    positive = np.maximum(amplitudes, 0.0) @ components
-    logs = np.where(counts > 0, counts * np.log(np.maximum(counts, 1e-12) / fitted.expected[0]), 0)
-    deviance = (2 * (logs - counts + fitted.expected[0]) / dispersion).sum()
+    best, best_amplitudes, best_sigma = without, np.zeros(3), np.full(3, np.inf)
+    for natural in variants:
+        fitted, amplitudes, sigma = _not_negative(spectrum, prior, natural)
+        if best is without or fitted.log_likelihood[0] > best.log_likelihood[0]:
+            best, best_amplitudes, best_sigma = fitted, amplitudes, sigma
+            shape = amplitudes @ natural
+    gain = float(best.log_likelihood[0] - without.log_likelihood[0])
+    logs = np.where(counts > 0, counts * np.log(np.maximum(counts, 1e-12) / best.expected[0]), 0)
+    deviance = (2 * (logs - counts + best.expected[0]) / dispersion).sum()
     return _Natural(
-        amplitudes=amplitudes / profile.sum(),
-        sigma=sigma / profile.sum(),
-        z=float(np.sqrt(max(2 * gain, 0.0)) * np.sign(amplitudes.sum())),
-        shape=positive / max(positive.sum(), 1e-12),
-        deviance_per_dof=float(deviance / (len(base) - len(sigma) - len(prior.mean))),
+        amplitudes=best_amplitudes / profile.sum(),
+        sigma=best_sigma / profile.sum(),
+        z=float(np.sqrt(max(2 * gain, 0.0))),
+        shape=shape if shape.any() else variants[0].sum(axis=0),
+        deviance_per_dof=float(deviance / (len(base) - 3 - len(prior.mean))),
     )
 
 
-def _course_of(passage: Passage, shape: Floats, edges_kev: Floats) -> tuple[Floats, Floats]:
+def _not_negative(spectrum: Spectrum, prior: Prior, natural: Floats) -> tuple[Fits, Floats, Floats]:
+    """Return the fit of K, U and Th without those that would be negative, amplitudes and σ.
+
+    The σ of one that was left out is that of the fit with all three.
+    """
+    kept = np.ones(len(natural), dtype=bool)
+    sigma = np.full(len(natural), np.inf)
+    amplitudes = np.zeros(len(natural))
+    while True:
+        fitted = fit(spectrum, prior, natural[kept][None])
+        first = len(prior.mean)
+        sigma[kept] = np.sqrt(np.diagonal(fitted.covariance[0])[first:])
+        amplitudes[:] = 0.0
+        amplitudes[kept] = fitted.coefficients[0, first:]
+        if np.all(amplitudes >= 0):
+            return fitted, amplitudes, sigma
+        kept &= amplitudes > 0
+
+
+def _course_of(passage: Passage, shape: Floats, prior: Prior) -> tuple[Floats, Floats]:
     """Return the (slice,) amplitudes of a shape and their σ [counts]."""
-    prior = _smooth(passage.background, shape[None], edges_kev)
     scores = _scores(passage, np.eye(len(passage.slices)), shape[None], prior)
     information = np.maximum(scores.information[:, 0], 1e-12)
     return scores.gain[:, 0] / information, 1 / np.sqrt(information)
@@ -283,23 +315,33 @@ def _misfit(heights: Floats, sigma: Floats, courses: Floats) -> tuple[float, int
 
 
 def _masked(
-    passage: Passage, components: Floats, known: Candidates, points: Floats
+    passage: Passage, variants: Floats, known: Candidates, points: Floats, carried: Floats
 ) -> tuple[float, int, Floats]:
-    """Return the highest score of another nuclide as a point, its template and its course."""
-    natural = _with_category(known, NORM)
-    groups = {known.groups[t] for t in natural}
-    others = [t for t in range(len(known.nuclides)) if known.groups[t] not in groups]
-    middle = known.shapes[known.middle]
-    free = np.vstack([components, middle[natural]])
-    prior = _free(passage.background, free, known.edges_kev)
+    """Return the highest score of another nuclide as a point, its template and its course.
+
+    Every variant of K, U and Th is free, at the scale's error too: what could be natural is not
+    raised.
+    """
+    of = known.knowledge.category_of
+    natural = {known.groups[t] for t, name in enumerate(known.nuclides) if of(name) == NORM}
+    others = [t for t in range(len(known.nuclides)) if known.groups[t] not in natural]
+    flat = variants.reshape(-1, variants.shape[2])
+    step = known.limits.gain_sd
+    moved = (stretched(flat, known.edges_kev, step) - stretched(flat, known.edges_kev, -step)) / 2
+    prior = _with_natural(passage.background, flat, moved, known.edges_kev)
     gains = range(known.middle % _GAIN_STEP, len(known.gains), _GAIN_STEP)
     shapes = np.vstack([known.shapes[g][others] for g in gains])
-    z = _scores(passage, points, shapes, prior).z
+    z = _scores(passage, points, shapes, prior, carried).z
     course, shape = np.unravel_index(int(z.argmax()), z.shape)
     return float(z.max()), others[int(shape) % len(others)], points[course]
 
 
-def _with_category(known: Candidates, category: str) -> list[int]:
-    """Return the templates of a category."""
-    of = known.knowledge.category_of
-    return [t for t, name in enumerate(known.nuclides) if of(name) == category]
+def _with_natural(background: Floats, flat: Floats, moved: Floats, edges_kev: Floats) -> Prior:
+    """Return suppression, and the natural shapes as large and as far moved as they like."""
+    smooth = _smooth(background, edges_kev)
+    free = background.sum() * np.vstack([flat, moved])
+    return Prior(
+        columns=np.vstack([smooth.columns, free]),
+        mean=np.concatenate([smooth.mean, np.zeros(len(free))]),
+        sd=np.concatenate([smooth.sd, np.full(len(flat), _FREE_SD), np.full(len(moved), 0.1)]),
+    )
