@@ -1,0 +1,347 @@
+"""Whether a passage's excess is natural cargo, and whether something hides in it.
+
+Natural cargo (fertiliser, tiles, zircon) differs from a source in two ways: its spectrum is K, U
+and Th, and it fills the vehicle. Both are tested. Then the natural components join the
+nuisances, free to be as large as they like, and the whole library is tried again as point
+sources: what a load of NORM masks must stand out there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.analysis.hypotheses import Candidates, stretched
+from agent.analysis.identify import NORM, nuisances, weighted
+from agent.analysis.unmix import Fits, Floats, Prior, Spectrum, fit
+
+_SPEEDS_M_PER_S = (1.2, 1.7, 2.2, 2.8)
+_LENGTHS_S = (2.5, 3.5, 4.5, 6.0, 8.0)
+_FREE_SD = 0.3  # K, U or Th may be as large as this share of the background, and more
+_FAMILIES = ("K-40", "Ra-226", "Th-232")
+_GAIN_STEP = 3  # every third gain is fine enough for a score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormLimits:
+    """When an excess is natural cargo.
+
+    ``min_z``: least significance of K, U and Th together [σ]. ``point_margin``: by how much χ² a
+    point must fit better than a load before the excess is called a point: a short load looks
+    like one. ``masked_z``: least
+    score of a hidden source [σ].
+    """
+
+    min_z: float = 4.0
+    point_margin: float = 2.0
+    masked_z: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NormDecision:
+    """What K, U and Th explain.
+
+    ``excess_cps``, ``sigma_cps``: K, U, Th above the background at the greatest [counts/s].
+    ``excess_z``: of the three together. ``extent_s``: full width at half maximum of the course
+    that fits best; ``is_extended``: False: a point fits better, by ``point_advantage`` in χ².
+    ``deviance_per_dof``: of the
+    weighted spectrum with K, U, Th and nothing else. ``masked_z``: highest score of any other
+    nuclide as a point once K, U, Th are free; ``masked_template``: its name;
+    ``masked_profile``: (slice,) its course, for ``identify.weighted``.
+    """
+
+    is_norm: bool
+    excess_cps: tuple[float, ...]
+    sigma_cps: tuple[float, ...]
+    excess_z: float
+    extent_s: float
+    is_extended: bool
+    point_advantage: float
+    deviance_per_dof: float
+    is_masking: bool
+    masked_z: float
+    masked_template: str
+    masked_profile: Floats
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Passage:
+    """One passage's spectra.
+
+    ``slices``: (slice, bin) counts, detectors summed. ``background``: (bin,) expected counts of
+    one slice of the empty lane. ``background_slices``: how many slices that was measured over.
+    ``slice_s``: length of a slice [s]. ``speed_m_per_s``: None: not known.
+    ``distance_m``: from the track to the detectors [m].
+    """
+
+    slices: Floats
+    background: Floats
+    background_slices: float
+    slice_s: float
+    speed_m_per_s: float | None = None
+    distance_m: float = 2.5
+
+
+def point_profiles(passage: Passage) -> Floats:
+    """Return (profile, slice) courses of a point source: every centre, and several speeds.
+
+    Source: 1 / (1 + (v t / d)²), the inverse square law along a straight track.
+    """
+    times = (np.arange(len(passage.slices)) + 0.5) * passage.slice_s
+    known = passage.speed_m_per_s
+    speeds = _SPEEDS_M_PER_S if known is None else (known,)
+    apart = times[None, :] - times[:, None]
+    return np.vstack([1 / (1 + (apart * v / passage.distance_m) ** 2) for v in speeds])
+
+
+def load_profiles(passage: Passage) -> Floats:
+    """Return (profile, slice) courses of a load: every centre, and several lengths.
+
+    A line of point sources along the track: the difference of two arcus tangents.
+    """
+    times = (np.arange(len(passage.slices)) + 0.5) * passage.slice_s
+    speed = passage.speed_m_per_s or float(np.median(_SPEEDS_M_PER_S))
+    rate = speed / passage.distance_m
+    apart = times[None, :] - times[:, None]
+    courses = [
+        np.arctan((apart + length / 2) * rate) - np.arctan((apart - length / 2) * rate)
+        for length in _LENGTHS_S
+    ]
+    stacked = np.vstack(courses)
+    return np.asarray(stacked / stacked.max(axis=1, keepdims=True))
+
+
+def norm_decision(
+    passage: Passage,
+    components: Floats,
+    known: Candidates,
+    limits: NormLimits | None = None,
+) -> NormDecision:
+    """Return whether K, U and Th explain a passage, and what they may hide.
+
+    ``components``: (K U Th, bin) shapes. ``known``: the library made ready; it should have K-40,
+    Ra-226 and Th-232 behind the shieldings it has. Called for a
+    passage that something has detected. Raises ValueError where shapes do not fit.
+    """
+    limits = limits or NormLimits()
+    bins = known.shapes.shape[2]
+    if passage.slices.shape[1] != bins or components.shape != (3, bins):
+        message = f"slices {passage.slices.shape}, components {components.shape}"
+        raise ValueError(f"{message} do not fit a library of {bins} bins")
+    variants = _variants(components, known)
+    points, loads = point_profiles(passage), load_profiles(passage)
+    courses = np.vstack([points, loads])
+    prior = _smooth(passage.background, known.edges_kev)
+    scores = _scores(passage, courses, variants.sum(axis=1), prior)
+    profile = courses[scores.z.max(axis=1).argmax()]
+    natural = _excess(passage, variants, known.edges_kev, profile)
+    heights, sigma = _course_of(passage, natural.shape, prior)
+    of_point, of_load = (_misfit(heights, sigma, family) for family in (points, loads))
+    is_extended = of_load[0] <= of_point[0] + limits.point_margin
+    extent = loads[of_load[1]] if is_extended else points[of_point[1]]
+    carried = natural.amplitudes.sum() * natural.shape / natural.shape.sum()
+    masked_z, template, masked_profile = _masked(passage, variants, known, points, carried)
+    is_there = natural.z >= limits.min_z
+    is_masking = masked_z >= limits.masked_z
+    return NormDecision(
+        is_norm=is_there and is_extended and not is_masking,
+        excess_cps=tuple(float(a) for a in natural.amplitudes / passage.slice_s),
+        sigma_cps=tuple(float(s) for s in natural.sigma / passage.slice_s),
+        excess_z=natural.z,
+        extent_s=float((extent >= 0.5 * extent.max()).sum() * passage.slice_s),
+        is_extended=is_extended,
+        point_advantage=of_load[0] - of_point[0],
+        deviance_per_dof=natural.deviance_per_dof,
+        is_masking=is_masking,
+        masked_z=masked_z,
+        masked_template=known.names[template],
+        masked_profile=masked_profile,
+        reasons=_reasons(is_there=is_there, is_extended=is_extended, is_masking=is_masking),
+    )
+
+
+def _reasons(*, is_there: bool, is_extended: bool, is_masking: bool) -> tuple[str, ...]:
+    said = (
+        (not is_there, "no excess of K, U or Th"),
+        (is_there and not is_extended, "K, U or Th at one point, not a load"),
+        (is_masking, "something stands out once K, U and Th are taken away"),
+    )
+    return tuple(text for holds, text in said if holds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Natural:
+    """K, U and Th in one weighted spectrum: amplitudes at the greatest [counts a slice]."""
+
+    amplitudes: Floats
+    sigma: Floats
+    z: float
+    shape: Floats
+    deviance_per_dof: float
+
+
+def _smooth(background: Floats, edges_kev: Floats) -> Prior:
+    """Return the suppression alone."""
+    return nuisances(background, np.zeros((0, len(background))), edges_kev)
+
+
+def _variants(components: Floats, known: Candidates) -> Floats:
+    """Return K, U and Th together behind each thing that the library knows: (variant, 3, bin).
+
+    The first is the ground's own; the others are the library's K-40, Ra-226 and Th-232 behind the
+    same shielding, as cargo is.
+    """
+    middle = known.shapes[known.middle]
+    rows = {name: t for t, name in enumerate(known.names)}
+    behind = [name.removeprefix("K-40") for name in known.names if name.startswith("K-40")]
+    found = [
+        middle[[rows[family + suffix] for family in _FAMILIES]]
+        for suffix in behind
+        if all(family + suffix in rows for family in _FAMILIES)
+    ]
+    every = np.array([components, *found])
+    return np.asarray(every / every.sum(axis=2, keepdims=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scores:
+    """Efficient scores of shapes in many weighted spectra: (profile, shape)."""
+
+    z: Floats
+    gain: Floats
+    information: Floats
+
+
+def _scores(
+    passage: Passage,
+    profiles: Floats,
+    shapes: Floats,
+    prior: Prior,
+    carried: Floats | float = 0.0,
+) -> _Scores:
+    """Return the scores of shapes in the spectra that profiles weight.
+
+    ``prior``: the nuisances of one slice. ``carried``: (bin,) counts that free nuisances are
+    known to give, so that the variance counts them. With weights p a spectrum, scaled as ``weighted``
+    scales it, holds n = (Σp)² / Σp² slices of background. Information and nuisances grow with n,
+    the nuisances' prior does not; in the basis where both are diagonal every profile is a product
+    of matrices.
+    """
+    sums, squares = profiles.sum(axis=1), (profiles**2).sum(axis=1)
+    held = sums**2 / squares
+    base = np.maximum(passage.background, 1e-3)
+    mean = base + prior.mean @ prior.columns
+    excess = (sums / squares)[:, None] * (profiles @ passage.slices) - held[:, None] * mean
+    expected = mean + carried
+    scale = 1.0 / (1.0 + held / passage.background_slices)
+    scaled = prior.columns * prior.sd[:, None]
+    width, turn = np.linalg.eigh((scaled / expected) @ scaled.T)
+    basis = turn.T @ scaled
+    shared = (shapes / expected) @ basis.T
+    left = (scale * held)[:, None] / (1.0 + (scale * held)[:, None] * np.maximum(width, 0.0))
+    own = (shapes**2) @ (1.0 / expected)
+    weighted_excess = scale[:, None] * excess / expected
+    gain = weighted_excess @ shapes.T - (left * (weighted_excess @ basis.T)) @ shared.T
+    information = (scale * held)[:, None] * (own - left @ (shared**2).T)
+    z = gain / np.sqrt(np.maximum(information, 1e-12))
+    return _Scores(z=z, gain=gain, information=information)
+
+
+def _excess(passage: Passage, variants: Floats, edges_kev: Floats, profile: Floats) -> _Natural:
+    """Return K, U and Th in the spectrum that the course weights, in the variant that fits best."""
+    counts, expected, held = weighted(passage.slices, passage.background, profile)
+    base = np.maximum(expected, 1e-3)
+    dispersion = np.full(len(base), 1.0 + held / passage.background_slices)
+    spectrum = Spectrum(counts=counts, base=base, dispersion=dispersion)
+    prior = _smooth(base, edges_kev)
+    without = fit(spectrum, prior, np.zeros((1, 0, len(base))))
+    best, best_amplitudes, best_sigma = without, np.zeros(3), np.full(3, np.inf)
+    for natural in variants:
+        fitted, amplitudes, sigma = _not_negative(spectrum, prior, natural)
+        if best is without or fitted.log_likelihood[0] > best.log_likelihood[0]:
+            best, best_amplitudes, best_sigma = fitted, amplitudes, sigma
+            shape = amplitudes @ natural
+    gain = float(best.log_likelihood[0] - without.log_likelihood[0])
+    logs = np.where(counts > 0, counts * np.log(np.maximum(counts, 1e-12) / best.expected[0]), 0)
+    deviance = (2 * (logs - counts + best.expected[0]) / dispersion).sum()
+    return _Natural(
+        amplitudes=best_amplitudes / profile.sum(),
+        sigma=best_sigma / profile.sum(),
+        z=float(np.sqrt(max(2 * gain, 0.0))),
+        shape=shape if shape.any() else variants[0].sum(axis=0),
+        deviance_per_dof=float(deviance / (len(base) - 3 - len(prior.mean))),
+    )
+
+
+def _not_negative(spectrum: Spectrum, prior: Prior, natural: Floats) -> tuple[Fits, Floats, Floats]:
+    """Return the fit of K, U and Th without those that would be negative, amplitudes and σ.
+
+    The σ of one that was left out is that of the fit with all three.
+    """
+    kept = np.ones(len(natural), dtype=bool)
+    sigma = np.full(len(natural), np.inf)
+    amplitudes = np.zeros(len(natural))
+    while True:
+        fitted = fit(spectrum, prior, natural[kept][None])
+        first = len(prior.mean)
+        sigma[kept] = np.sqrt(np.diagonal(fitted.covariance[0])[first:])
+        amplitudes[:] = 0.0
+        amplitudes[kept] = fitted.coefficients[0, first:]
+        if np.all(amplitudes >= 0):
+            return fitted, amplitudes, sigma
+        kept &= amplitudes > 0
+
+
+def _course_of(passage: Passage, shape: Floats, prior: Prior) -> tuple[Floats, Floats]:
+    """Return the (slice,) amplitudes of a shape and their σ [counts]."""
+    scores = _scores(passage, np.eye(len(passage.slices)), shape[None], prior)
+    information = np.maximum(scores.information[:, 0], 1e-12)
+    return scores.gain[:, 0] / information, 1 / np.sqrt(information)
+
+
+def _misfit(heights: Floats, sigma: Floats, courses: Floats) -> tuple[float, int]:
+    """Return the least χ² of a course and a constant, and which course has it."""
+    weight = sigma**-2.0
+    middle = (heights @ weight) / weight.sum()
+    centred = courses - ((courses @ weight) / weight.sum())[:, None]
+    together = centred @ (weight * heights)
+    squares = np.maximum((centred**2) @ weight, 1e-12)
+    explained = np.where(together > 0, together**2 / squares, 0.0)
+    total = float(((heights - middle) ** 2) @ weight)
+    best = int(explained.argmax())
+    return total - float(explained[best]), best
+
+
+def _masked(
+    passage: Passage, variants: Floats, known: Candidates, points: Floats, carried: Floats
+) -> tuple[float, int, Floats]:
+    """Return the highest score of another nuclide as a point, its template and its course.
+
+    Every variant of K, U and Th is free, at the scale's error too: what could be natural is not
+    raised.
+    """
+    of = known.knowledge.category_of
+    natural = {known.groups[t] for t, name in enumerate(known.nuclides) if of(name) == NORM}
+    others = [t for t in range(len(known.nuclides)) if known.groups[t] not in natural]
+    flat = variants.reshape(-1, variants.shape[2])
+    step = known.limits.gain_sd
+    moved = (stretched(flat, known.edges_kev, step) - stretched(flat, known.edges_kev, -step)) / 2
+    prior = _with_natural(passage.background, flat, moved, known.edges_kev)
+    gains = range(known.middle % _GAIN_STEP, len(known.gains), _GAIN_STEP)
+    shapes = np.vstack([known.shapes[g][others] for g in gains])
+    z = _scores(passage, points, shapes, prior, carried).z
+    course, shape = np.unravel_index(int(z.argmax()), z.shape)
+    return float(z.max()), others[int(shape) % len(others)], points[course]
+
+
+def _with_natural(background: Floats, flat: Floats, moved: Floats, edges_kev: Floats) -> Prior:
+    """Return suppression, and the natural shapes as large and as far moved as they like."""
+    smooth = _smooth(background, edges_kev)
+    free = background.sum() * np.vstack([flat, moved])
+    return Prior(
+        columns=np.vstack([smooth.columns, free]),
+        mean=np.concatenate([smooth.mean, np.zeros(len(free))]),
+        sd=np.concatenate([smooth.sd, np.full(len(flat), _FREE_SD), np.full(len(moved), 0.1)]),
+    )
