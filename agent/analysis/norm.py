@@ -224,8 +224,8 @@ def _scores(
     """Return the scores of shapes in the spectra that profiles weight.
 
     ``prior``: the nuisances of one slice. ``carried``: (bin,) counts that free nuisances are
-    known to give, so that the variance counts them. With weights p a spectrum, scaled as ``weighted``
-    scales it, holds n = (Σp)² / Σp² slices of background. Information and nuisances grow with n,
+    known to give, so that the variance counts them. With weights p a spectrum, scaled as
+    ``weighted`` scales it, holds n = (Σp)² / Σp² slices of background. Information and nuisances grow with n,
     the nuisances' prior does not; in the basis where both are diagonal every profile is a product
     of matrices.
     """

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.detector import Detector
+from agent.analysis.library import Library
 from agent.analysis.model import Shapes
 from agent.analysis.nuclides import NuclideTable
 from agent.analysis.response import monoenergetic, templates
@@ -20,6 +21,7 @@ TEMPLATES = 200
 ENERGIES_KEV = tuple(float(e) for e in np.geomspace(40.0, 2700.0, 60))
 SCATTER_CM = (0.0, 1.0, 4.0)
 SINGLES = 100
+NAMED_ALIKE = 0.99
 
 
 def computed_shapes(
@@ -35,15 +37,31 @@ def computed_shapes(
     names nuclides that are not looked for; single energies still see what they send out.
     """
     everything = templates(detector, nuclides, edges_kev)
+    return shapes_among(everything, detector, nuclides, background, exclude)
+
+
+def shapes_among(
+    everything: Library,
+    detector: Detector,
+    nuclides: NuclideTable,
+    background: Floats,
+    exclude: Collection[str] = (),
+) -> Shapes:
+    """Return what detection looks for among all templates; see ``computed_shapes``."""
     natural = {n.name for n in nuclides.nuclides if n.category == "NORM"}
     sought = [
         i
         for i, name in enumerate(everything.nuclides)
         if name not in natural and name not in exclude
     ]
-    library = spread(
-        pruned(chosen(everything, np.array(sought)), background), background, TEMPLATES
-    )
-    singles = monoenergetic(detector, edges_kev, ENERGIES_KEV, SCATTER_CM)
+    library = pruned(chosen(everything, np.array(sought)), background)
+    library = spread(library, background, TEMPLATES)
+    singles = monoenergetic(detector, everything.edges_kev, ENERGIES_KEV, SCATTER_CM)
     norm = chosen(everything, np.array([everything.names.index(name) for name in NORM]))
     return Shapes(library=library, dictionary=spread(singles, background, SINGLES), norm=norm)
+
+
+def named_among(everything: Library, background: Floats, exclude: Collection[str] = ()) -> Library:
+    """Return what identification names: every nuclide, without near-copies of its own."""
+    kept = [i for i, name in enumerate(everything.nuclides) if name not in exclude]
+    return pruned(chosen(everything, np.array(kept)), background, at_most=NAMED_ALIKE)

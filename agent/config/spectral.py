@@ -6,8 +6,10 @@ from pathlib import Path
 
 from agent.analysis.detector import Detector
 from agent.analysis.energy import sqrt_grid
-from agent.analysis.response import background_components
-from agent.analysis.shapes import computed_shapes
+from agent.analysis.hypotheses import candidates
+from agent.analysis.knowledge import knowledge_of
+from agent.analysis.response import background_components, templates
+from agent.analysis.shapes import named_among, shapes_among
 from agent.config.model_file import load_model
 from agent.config.nuclides import load_nuclides
 from agent.lane.options import RpmOptions, SpectralRules
@@ -33,14 +35,17 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
     grid = sqrt_grid()
     # Only how much each bin counts for in choosing templates: equal shares of K, U, Th and cosmic.
     background = background_components(detector, grid).sum(axis=0)
-    shapes = computed_shapes(detector, nuclides, grid, background, options.exclude)
+    everything = templates(detector, nuclides, grid)
+    shapes = shapes_among(everything, detector, nuclides, background, options.exclude)
     model = calibration = None
     if options.thresholds_file is not None:
         model, calibration = load_model(Path(options.thresholds_file), shapes, options)
     return SpectralRules(
         options=options,
         shapes=shapes,
-        categories={n.name: n.category for n in nuclides.nuclides},
+        known=candidates(
+            named_among(everything, background, options.exclude), knowledge_of(nuclides)
+        ),
         energies={
             d.name: EnergyCalibration(coefficients_kev=d.kind_options.energy.coefficients_kev)
             for d in lane.devices

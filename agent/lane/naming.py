@@ -2,34 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.analysis.library import nuclide_of
-from agent.analysis.model import STATISTICS, Verdict
+import numpy as np
+
+from agent.analysis.detect import FALL
+from agent.analysis.identify import Identification, identify, weighted
+from agent.analysis.model import Verdict
+from agent.analysis.norm import NormDecision, Passage, norm_decision
 from agent.lane.options import SpectralRules
-from agent.lane.state import PassSpectra
+from agent.lane.slices import Floats
 from agent.records import Category, NuclideNamed
+
+NATURAL = ("K-40", "Ra-226", "Th-232")
+NATURAL_SIGMA = 4.0
+"""A natural nuclide is named above so many standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """The name of what was found; ``norm`` None: not judged."""
+    """The name of what was found; ``norm``: natural radioactivity spread over the load, alone."""
 
     category: Category
     nuclides: tuple[NuclideNamed, ...]
-    norm: bool | None
-    extent_s: float | None
+    norm: bool
+    extent_s: float
     reasons: tuple[str, ...] = ()
 
 
-def named(passage: PassSpectra, found: Verdict, rules: SpectralRules) -> Named:
-    """Return the name of what a passage shows."""
-    statistic = STATISTICS[int(found.statistic)]
-    extent_s = round(2.0 * float(found.half_width_s), 2)
-    if statistic != "score":
-        return Named(category="unknown", nuclides=(), norm=None, extent_s=extent_s)
-    name = nuclide_of(rules.shapes.library.names[int(found.template)])
-    category = rules.categories[name]
-    assert category in {"SNM", "industrial", "medical", "NORM", "unknown"}
-    nuclides = (NuclideNamed(name=name, confidence=None),)
-    return Named(category=category, nuclides=nuclides, norm=None, extent_s=extent_s)  # type: ignore[arg-type]  # asserted above
+def named(
+    slices: Sequence[tuple[Floats, Floats]],
+    background_s: float,
+    found: Verdict,
+    rules: SpectralRules,
+) -> Named:
+    """Return the name of what a passage shows.
+
+    ``slices``: counts and expected background (bin,) of each, over the detectors in use;
+    ``background_s``: exposure that the background was measured with [s].
+    """
+    slice_s = rules.options.slice_s
+    counts = np.array([each for each, _ in slices])
+    expected = np.array([each for _, each in slices])
+    passage = Passage(
+        slices=counts,
+        background=expected.mean(axis=0),
+        background_slices=background_s / slice_s,
+        slice_s=slice_s,
+    )
+    natural = norm_decision(passage, rules.shapes.norm.shapes, rules.known)
+    if natural.is_norm:
+        return Named(
+            category="NORM",
+            nuclides=_natural(natural),
+            norm=True,
+            extent_s=round(natural.extent_s, 2),
+            reasons=natural.reasons,
+        )
+    profile = (
+        natural.masked_profile if natural.is_masking else _profile(found, len(slices), slice_s)
+    )
+    spectrum, base, held = weighted(counts, expected, profile)
+    share = held / max(passage.background_slices, 1e-9)
+    said = identify(spectrum, base, rules.shapes.norm.shapes, rules.known, background_share=share)
+    return Named(
+        category=_category(said),
+        nuclides=tuple(
+            NuclideNamed(name=n.name, confidence=round(min(max(n.confidence, 0.0), 1.0), 3))
+            for n in said.nuclides
+        ),
+        norm=False,
+        extent_s=round(natural.extent_s, 2),
+        reasons=said.reasons,
+    )
+
+
+def _profile(found: Verdict, slices: int, slice_s: float) -> Floats:
+    """Return the course of the source that detection found: (slice,), 1 at its peak."""
+    away_s = (np.arange(slices) + 0.5 - float(found.peak_slice)) * slice_s
+    course = (1.0 + (away_s / float(found.half_width_s)) ** 2) ** -FALL
+    return course.astype(float)
+
+
+def _natural(natural: NormDecision) -> tuple[NuclideNamed, ...]:
+    pairs = zip(NATURAL, natural.excess_cps, natural.sigma_cps, strict=True)
+    seen = [name for name, cps, sigma in pairs if sigma > 0 and cps > NATURAL_SIGMA * sigma]
+    return tuple(NuclideNamed(name=name, confidence=None) for name in seen)
+
+
+def _category(said: Identification) -> Category:
+    for category in ("SNM", "industrial", "medical", "NORM"):
+        if said.category == category:
+            return category
+    return "unknown"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from agent.analysis.hypotheses import Candidates
 from agent.analysis.model import Model, Shapes
 from drivers.readings import EnergyCalibration
 
@@ -529,14 +530,14 @@ class PortalTraits:
 class SpectralRules:
     """What judging spectra needs, computed from the options once.
 
-    ``energies``: the lane file's own energy scales by device, which outrank the device's.
-    ``model`` None: nothing was learned, and one is assumed from the background. ``calibration``
+    ``known``: what identification names. ``energies``: the lane file's own energy scales by
+    device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed from the background. ``calibration``
     names the learned thresholds.
     """
 
     options: SpectralOptions
     shapes: Shapes
-    categories: Mapping[str, str]
+    known: Candidates
     energies: Mapping[str, EnergyCalibration]
     model: Model | None
     calibration: str | None

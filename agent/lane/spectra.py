@@ -317,14 +317,18 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
         background_quality=passage.quality,
         calibration=rules.calibration,
     )
-    if passage.stream is None or passage.model is None:
+    if passage.stream is None or passage.model is None or not passage.slices:
         return part, transit
+    assert passage.background_s is not None
+    assert passage.used is not None
     stream = model.end(passage.model, passage.stream)
     found = model.verdict(passage.model, stream)
     is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
     named = None
     if is_alarm or float(found.p) < NORM_LOOK_P:
-        named = naming.named(passage, found, rules)
+        exposure_s = float(passage.background_s[passage.used].mean())
+        summed_up = [summed(passage, each) for each in passage.slices]
+        named = naming.named(summed_up, exposure_s, found, rules)
     part = replace(
         part,
         alarm=is_alarm,

@@ -345,13 +345,11 @@ def _difference(truth: PassageTruth, own: list[_Received], alarms: dict[str, str
     found = []
     data = own[0].data
     kinds = _kinds(own, alarms)
-    expected, possible = set(truth.expected), set(truth.possible)
-    if data["spectral"] is not None and truth.nuclides:
-        # Natural radioactivity may be told from a source, or alarm beside one.
-        (possible if set(truth.categories) == {"NORM"} else expected).add("spectral")
-    if missing := expected - kinds:
+    if missing := truth.expected - kinds:
         found.append(f"no {', '.join(sorted(missing))} alarm")
-    if false := kinds - expected - possible:
+    # Behind enough iron a source is there for the portal and has no spectrum left: it may alarm.
+    seen = {"spectral"} if truth.nuclides else set()
+    if false := kinds - truth.expected - truth.possible - seen:
         found.append(f"false {', '.join(sorted(false))} alarm")
     mass_kg = data["scale"]["mass_kg"] if data["scale"] else None
     if truth.mass_kg is not None and (mass_kg is None or abs(mass_kg - truth.mass_kg) > 20.0):
