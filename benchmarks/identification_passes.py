@@ -142,7 +142,7 @@ def _course(rng: np.random.Generator, *, is_point: bool) -> Floats:
     rate = speed / DISTANCE_M
     apart = _MIDDLES_S - centre_s
     course = np.arctan((apart + half_s) * rate) - np.arctan((apart - half_s) * rate)
-    return course / course.max()
+    return np.asarray(course / course.max())
 
 
 def _transmitted(middles_kev: Floats, rng: np.random.Generator) -> Floats:

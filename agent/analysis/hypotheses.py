@@ -54,6 +54,13 @@ class Limits:
     resolution_662: float = 0.075
 
 
+MATCHED = Limits()
+"""For templates measured with the same kind of detector."""
+
+COMPUTED = Limits(shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unexplained_z=6.0)
+"""For templates computed from physics; fitted to reference spectra, not to the judging passes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
     """A library made ready: every template at every gain.

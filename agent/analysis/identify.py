@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from agent.analysis.courses import COMPONENT_SD, Passage, locate, nuisances, weighted
 from agent.analysis.hypotheses import Candidates, Model, grow
 from agent.analysis.knowledge import UNKNOWN
 from agent.analysis.unmix import Prior, Spectrum, fit, score
@@ -26,10 +27,6 @@ MEDICAL = "medical"
 NORM = "NORM"
 WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
 
-_SUPPRESSION = (-0.15, 0.10)  # share of the background at 120 keV: mean, sd
-_SUPPRESSION_FALL = 0.35  # exponent of its fall above 120 keV
-_DEPARTURE_SD = (0.03, 0.02, 0.012)  # constant, slope, curve over the grid
-_COMPONENT_SD = 0.01  # of all counts of the background, each of K, U, Th
 _SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
 
@@ -78,44 +75,6 @@ class Identification:
         return self.category == UNKNOWN
 
 
-def weighted(slices: Floats, background: Floats, profile: Floats) -> tuple[Floats, Floats, float]:
-    """Return a passage's spectrum, weighted by a source's course, and its expected background.
-
-    ``slices``: (slice, bin) counts. ``background``: (bin,) expected counts of one slice, or
-    (slice, bin). ``profile``: (slice,) the source's share of its greatest rate. The third value
-    is how many slices of background the spectrum holds. Scaled so that a bin of background alone
-    has a variance equal to its mean: with weights p the sum has Σp times the mean of a slice and
-    Σp² times its variance.
-    """
-    scale = profile.sum() / (profile**2).sum()
-    counts: Floats = scale * profile @ slices
-    flat = np.broadcast_to(background, slices.shape)
-    expected: Floats = scale * profile @ flat
-    return counts, expected, float(scale * profile.sum())
-
-
-def nuisances(
-    background: Floats, components: Floats, edges_kev: Floats, component_sd: float = _COMPONENT_SD
-) -> Prior:
-    """Return what a vehicle does to the background: suppresses it, smoothly; carries K, U, Th.
-
-    ``background``: (bin,) expected counts. ``components``: (component, bin) shapes of the
-    natural components, any scale; ``component_sd``: of each, as a share of all counts. Source of
-    the suppression's mean and fall: 25 passes of a four-window portal, 27, 21, 14 and 9 % from
-    low to high energy; of the other widths: a judgement, wide enough for half or twice of that.
-    """
-    middles = 0.5 * (edges_kev[1:] + edges_kev[:-1])
-    x = np.linspace(-1.0, 1.0, len(background))
-    fall = (np.maximum(middles, 120.0) / 120.0) ** -_SUPPRESSION_FALL
-    smooth = np.array([fall, np.ones_like(x), x, x**2 - 1 / 3]) * background
-    carried = background.sum() * (components / components.sum(axis=1, keepdims=True))
-    mean, sd = _SUPPRESSION
-    sds = np.array([sd, *_DEPARTURE_SD, *([component_sd] * len(components))])
-    means = np.zeros(len(sds))
-    means[0] = mean
-    return Prior(columns=np.vstack([smooth, carried]), mean=means, sd=sds)
-
-
 def identify(
     counts: Floats,
     background: Floats,
@@ -123,7 +82,7 @@ def identify(
     known: Candidates,
     *,
     background_share: float = 0.0,
-    component_sd: float = _COMPONENT_SD,
+    component_sd: float = COMPONENT_SD,
 ) -> Identification:
     """Return what a passage's spectrum shows.
 
@@ -149,6 +108,31 @@ def identify(
     prior = nuisances(base, components, known.edges_kev, component_sd)
     spectrum, prior, models = grow(spectrum, prior, known)
     return _Judgement(spectrum, prior, known, models).verdict()
+
+
+def identify_passage(
+    passage: Passage,
+    components: Floats,
+    known: Candidates,
+    *,
+    profile: Floats | None = None,
+    component_sd: float = COMPONENT_SD,
+) -> Identification:
+    """Return what a passage shows along a source's course.
+
+    ``profile``: (slice,) the course that detection found; None: where the library stands highest.
+    The rest as for ``identify``.
+    """
+    course = locate(passage, components, known).profile if profile is None else profile
+    counts, background, held = weighted(passage.slices, passage.background, course)
+    return identify(
+        counts,
+        background,
+        components,
+        known,
+        background_share=held / passage.background_slices,
+        component_sd=component_sd,
+    )
 
 
 class _Judgement:

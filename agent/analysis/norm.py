@@ -12,15 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.analysis.courses import (
+    Passage,
+    highest,
+    load_profiles,
+    point_profiles,
+    scores,
+    smooth,
+    weighted,
+)
 from agent.analysis.hypotheses import Candidates, stretched
-from agent.analysis.identify import NORM, nuisances, weighted
+from agent.analysis.identify import NORM
 from agent.analysis.unmix import Fits, Floats, Prior, Spectrum, fit
 
-_SPEEDS_M_PER_S = (1.2, 1.7, 2.2, 2.8)
-_LENGTHS_S = (2.5, 3.5, 4.5, 6.0, 8.0)
 _FREE_SD = 0.3  # K, U or Th may be as large as this share of the background, and more
 _FAMILIES = ("K-40", "Ra-226", "Th-232")
-_GAIN_STEP = 3  # every third gain is fine enough for a score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,53 +72,6 @@ class NormDecision:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Passage:
-    """One passage's spectra.
-
-    ``slices``: (slice, bin) counts, detectors summed. ``background``: (bin,) expected counts of
-    one slice of the empty lane. ``background_slices``: how many slices that was measured over.
-    ``slice_s``: length of a slice [s]. ``speed_m_per_s``: None: not known.
-    ``distance_m``: from the track to the detectors [m].
-    """
-
-    slices: Floats
-    background: Floats
-    background_slices: float
-    slice_s: float
-    speed_m_per_s: float | None = None
-    distance_m: float = 2.5
-
-
-def point_profiles(passage: Passage) -> Floats:
-    """Return (profile, slice) courses of a point source: every centre, and several speeds.
-
-    Source: 1 / (1 + (v t / d)²), the inverse square law along a straight track.
-    """
-    times = (np.arange(len(passage.slices)) + 0.5) * passage.slice_s
-    known = passage.speed_m_per_s
-    speeds = _SPEEDS_M_PER_S if known is None else (known,)
-    apart = times[None, :] - times[:, None]
-    return np.vstack([1 / (1 + (apart * v / passage.distance_m) ** 2) for v in speeds])
-
-
-def load_profiles(passage: Passage) -> Floats:
-    """Return (profile, slice) courses of a load: every centre, and several lengths.
-
-    A line of point sources along the track: the difference of two arcus tangents.
-    """
-    times = (np.arange(len(passage.slices)) + 0.5) * passage.slice_s
-    speed = passage.speed_m_per_s or float(np.median(_SPEEDS_M_PER_S))
-    rate = speed / passage.distance_m
-    apart = times[None, :] - times[:, None]
-    courses = [
-        np.arctan((apart + length / 2) * rate) - np.arctan((apart - length / 2) * rate)
-        for length in _LENGTHS_S
-    ]
-    stacked = np.vstack(courses)
-    return np.asarray(stacked / stacked.max(axis=1, keepdims=True))
-
-
 def norm_decision(
     passage: Passage,
     components: Floats,
@@ -133,9 +92,9 @@ def norm_decision(
     variants = _variants(components, known)
     points, loads = point_profiles(passage), load_profiles(passage)
     courses = np.vstack([points, loads])
-    prior = _smooth(passage.background, known.edges_kev)
-    scores = _scores(passage, courses, variants.sum(axis=1), prior)
-    profile = courses[scores.z.max(axis=1).argmax()]
+    prior = smooth(passage.background, known.edges_kev)
+    found = scores(passage, courses, variants.sum(axis=1), prior)
+    profile = courses[found.z.max(axis=1).argmax()]
     natural = _excess(passage, variants, known.edges_kev, profile)
     heights, sigma = _course_of(passage, natural.shape, prior)
     of_point, of_load = (_misfit(heights, sigma, family) for family in (points, loads))
@@ -182,11 +141,6 @@ class _Natural:
     deviance_per_dof: float
 
 
-def _smooth(background: Floats, edges_kev: Floats) -> Prior:
-    """Return the suppression alone."""
-    return nuisances(background, np.zeros((0, len(background))), edges_kev)
-
-
 def _variants(components: Floats, known: Candidates) -> Floats:
     """Return K, U and Th together behind each thing that the library knows: (variant, 3, bin).
 
@@ -205,57 +159,13 @@ def _variants(components: Floats, known: Candidates) -> Floats:
     return np.asarray(every / every.sum(axis=2, keepdims=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scores:
-    """Efficient scores of shapes in many weighted spectra: (profile, shape)."""
-
-    z: Floats
-    gain: Floats
-    information: Floats
-
-
-def _scores(
-    passage: Passage,
-    profiles: Floats,
-    shapes: Floats,
-    prior: Prior,
-    carried: Floats | float = 0.0,
-) -> _Scores:
-    """Return the scores of shapes in the spectra that profiles weight.
-
-    ``prior``: the nuisances of one slice. ``carried``: (bin,) counts that free nuisances are
-    known to give, so that the variance counts them. With weights p a spectrum, scaled as
-    ``weighted`` scales it, holds n = (Σp)² / Σp² slices of background. Information and nuisances grow with n,
-    the nuisances' prior does not; in the basis where both are diagonal every profile is a product
-    of matrices.
-    """
-    sums, squares = profiles.sum(axis=1), (profiles**2).sum(axis=1)
-    held = sums**2 / squares
-    base = np.maximum(passage.background, 1e-3)
-    mean = base + prior.mean @ prior.columns
-    excess = (sums / squares)[:, None] * (profiles @ passage.slices) - held[:, None] * mean
-    expected = mean + carried
-    scale = 1.0 / (1.0 + held / passage.background_slices)
-    scaled = prior.columns * prior.sd[:, None]
-    width, turn = np.linalg.eigh((scaled / expected) @ scaled.T)
-    basis = turn.T @ scaled
-    shared = (shapes / expected) @ basis.T
-    left = (scale * held)[:, None] / (1.0 + (scale * held)[:, None] * np.maximum(width, 0.0))
-    own = (shapes**2) @ (1.0 / expected)
-    weighted_excess = scale[:, None] * excess / expected
-    gain = weighted_excess @ shapes.T - (left * (weighted_excess @ basis.T)) @ shared.T
-    information = (scale * held)[:, None] * (own - left @ (shared**2).T)
-    z = gain / np.sqrt(np.maximum(information, 1e-12))
-    return _Scores(z=z, gain=gain, information=information)
-
-
 def _excess(passage: Passage, variants: Floats, edges_kev: Floats, profile: Floats) -> _Natural:
     """Return K, U and Th in the spectrum that the course weights, in the variant that fits best."""
     counts, expected, held = weighted(passage.slices, passage.background, profile)
     base = np.maximum(expected, 1e-3)
     dispersion = np.full(len(base), 1.0 + held / passage.background_slices)
     spectrum = Spectrum(counts=counts, base=base, dispersion=dispersion)
-    prior = _smooth(base, edges_kev)
+    prior = smooth(base, edges_kev)
     without = fit(spectrum, prior, np.zeros((1, 0, len(base))))
     best, best_amplitudes, best_sigma = without, np.zeros(3), np.full(3, np.inf)
     for natural in variants:
@@ -296,9 +206,9 @@ def _not_negative(spectrum: Spectrum, prior: Prior, natural: Floats) -> tuple[Fi
 
 def _course_of(passage: Passage, shape: Floats, prior: Prior) -> tuple[Floats, Floats]:
     """Return the (slice,) amplitudes of a shape and their σ [counts]."""
-    scores = _scores(passage, np.eye(len(passage.slices)), shape[None], prior)
-    information = np.maximum(scores.information[:, 0], 1e-12)
-    return scores.gain[:, 0] / information, 1 / np.sqrt(information)
+    found = scores(passage, np.eye(len(passage.slices)), shape[None], prior)
+    information = np.maximum(found.information[:, 0], 1e-12)
+    return found.gain[:, 0] / information, 1 / np.sqrt(information)
 
 
 def _misfit(heights: Floats, sigma: Floats, courses: Floats) -> tuple[float, int]:
@@ -329,19 +239,16 @@ def _masked(
     step = known.limits.gain_sd
     moved = (stretched(flat, known.edges_kev, step) - stretched(flat, known.edges_kev, -step)) / 2
     prior = _with_natural(passage.background, flat, moved, known.edges_kev)
-    gains = range(known.middle % _GAIN_STEP, len(known.gains), _GAIN_STEP)
-    shapes = np.vstack([known.shapes[g][others] for g in gains])
-    z = _scores(passage, points, shapes, prior, carried).z
-    course, shape = np.unravel_index(int(z.argmax()), z.shape)
-    return float(z.max()), others[int(shape) % len(others)], points[course]
+    z, course, template = highest(passage, points, known, others, prior, carried)
+    return z, template, points[course]
 
 
 def _with_natural(background: Floats, flat: Floats, moved: Floats, edges_kev: Floats) -> Prior:
     """Return suppression, and the natural shapes as large and as far moved as they like."""
-    smooth = _smooth(background, edges_kev)
+    suppression = smooth(background, edges_kev)
     free = background.sum() * np.vstack([flat, moved])
     return Prior(
-        columns=np.vstack([smooth.columns, free]),
-        mean=np.concatenate([smooth.mean, np.zeros(len(free))]),
-        sd=np.concatenate([smooth.sd, np.full(len(flat), _FREE_SD), np.full(len(moved), 0.1)]),
+        columns=np.vstack([suppression.columns, free]),
+        mean=np.concatenate([suppression.mean, np.zeros(len(free))]),
+        sd=np.concatenate([suppression.sd, np.full(len(flat), _FREE_SD), np.full(len(moved), 0.1)]),
     )

@@ -531,8 +531,8 @@ class SpectralRules:
     """What judging spectra needs, computed from the options once.
 
     ``known``: what identification names. ``energies``: the lane file's own energy scales by
-    device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed from the background. ``calibration``
-    names the learned thresholds.
+    device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed
+    from the background. ``calibration`` names the learned thresholds.
     """
 
     options: SpectralOptions
