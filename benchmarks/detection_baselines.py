@@ -35,8 +35,9 @@ def gross(counts: Floats, background: Floats) -> Floats:
     """Return the largest k-sigma of the gross count over 1 s, with the background's own noise."""
     observed = sums(counts.sum(axis=2, keepdims=True), SECOND)[..., 0]
     expected = (background.sum(axis=1) / BACKGROUND_S)[:, None]
-    z: Floats = (observed - expected) / np.sqrt(expected + expected / BACKGROUND_S)
-    return z.max(axis=1)
+    z = (observed - expected) / np.sqrt(expected + expected / BACKGROUND_S)
+    largest: Floats = z.max(axis=1)
+    return largest
 
 
 def windows(edges_kev: Floats, bounds_kev: tuple[float, ...]) -> Floats:
@@ -55,8 +56,8 @@ def window_ratio(counts: Floats, background: Floats, edges_kev: Floats) -> Float
     total = observed.sum(axis=2, keepdims=True)
     expected = share[:, None]
     spread = np.sqrt(expected * (1 - expected) * total)
-    z: Floats = (observed - expected * total) / spread
-    return z.max(axis=(1, 2))
+    largest: Floats = ((observed - expected * total) / spread).max(axis=(1, 2))
+    return largest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +75,8 @@ class Comparison:
         for span in (SECOND, 2 * SECOND):
             alpha = cls._contrasts(counts, background, member, span)[:, ::SECOND]
             flat = alpha.reshape(-1, alpha.shape[2])
-            inverse.append(np.linalg.pinv(flat.T @ flat / len(flat)))
+            covariance: Floats = flat.T @ flat / len(flat)
+            inverse.append(np.asarray(np.linalg.pinv(covariance), dtype=np.float64))
         return cls(member=member, inverse=tuple(inverse))
 
     @staticmethod

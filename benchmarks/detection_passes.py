@@ -57,7 +57,8 @@ class Spectra:
 
     def of(self, name: str) -> Floats:
         """Return the net spectrum of that name [counts/s per channel]."""
-        return self.net_cps[self.names.index(name)]
+        net: Floats = self.net_cps[self.names.index(name)]
+        return net
 
 
 def read_spectra(path: Path) -> Spectra:
