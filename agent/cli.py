@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_capture(commands)
     _add_demo(commands)
     _add_simulate(commands)
+    _add_calibrate(commands)
     return parser
 
 
@@ -188,8 +189,8 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _unit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 247):
-        raise argparse.ArgumentTypeError(f"{text}: expected a unit id from 0 to 247")
+    if not (text.isascii() and text.isdigit() and int(text) <= 255):
+        raise argparse.ArgumentTypeError(f"{text}: expected a unit id from 0 to 255")
     return int(text)
 
 
@@ -328,6 +329,153 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         return simulate_command(arguments)
 
     parser.set_defaults(run=run)
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("calibrate", help="measure what an instrument is to be set to")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_calibrate_scale(kinds)
+    _add_calibrate_energy(kinds)
+
+
+def _add_calibrate_energy(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "energy",
+        help="find a detector's energy scale from a check source or the background",
+        description="Reads a capture (.jsonl), .npz or .spe file and changes nothing. Exit code 0: "
+        "the data support a scale, and a section for the lane's file is proposed; 1: they do not, "
+        "and it says why.",
+    )
+    parser.add_argument("spectrum", type=Path, metavar="FILE", help="capture or spectrum file")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", required=True, metavar="NAME", help="which device of the lane")
+    parser.add_argument("--detector", metavar="NAME", help="which of the device's detectors")
+    parser.add_argument(
+        "--source",
+        default="background",
+        metavar="NUCLIDE",
+        help="what was measured: Cs-137, Co-60, Eu-152 … or background (the default)",
+    )
+    parser.add_argument(
+        "--material",
+        default="nai",
+        choices=["nai", "csi", "labr3", "pvt"],
+        help="of the crystal; says how wide peaks are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crystal",
+        type=_crystal,
+        metavar="AxBxCcm",
+        help="its sides, as 5x10x40cm; with the background, all of the spectrum is fitted then",
+    )
+    parser.add_argument("--by", metavar="TEXT", help="who measured, for the proposed section")
+    parser.add_argument(
+        "--months",
+        type=_months,
+        default=12,
+        metavar="N",
+        help="the scale is valid for so long (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="new file for the section"
+    )
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_energy import calibrate_energy_command  # noqa: PLC0415 - see above
+
+        return calibrate_energy_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _add_calibrate_scale(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "scale",
+        help="weigh test loads, and hold the errors against the permissible ones",
+        description="Reads the scale through its driver and writes nothing to it. The service must "
+        "not hold the port: stop it, or read its relay with --port. Give a load several times to "
+        "show repeatability. Exit code 0: the data make a calibration, and a section for the "
+        "lane's file is proposed; 1: they do not, and it says why.",
+    )
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", help="which scale (default: the only one)")
+    parser.add_argument("--port", help="read it here instead of at the port in the file")
+    parser.add_argument(
+        "--load",
+        action="append",
+        required=True,
+        metavar="MASS",
+        help="a test load such as 5000kg or 5t, in the order of loading; repeatable",
+    )
+    parser.add_argument("--up-to", metavar="MASS", help="greatest load in use (default: max_kg)")
+    parser.add_argument("--d", metavar="MASS", help="step of the display (default: e_kg)")
+    parser.add_argument(
+        "--initial", action="store_true", help="permissible errors of initial verification"
+    )
+    parser.add_argument(
+        "--as-found", action="store_true", help="before any adjustment: propose nothing"
+    )
+    parser.add_argument("--certificate", help="its number, for the proposed section")
+    parser.add_argument("--seal", help="numbers of the seals, for the proposed section")
+    for name in ("calibration", "configuration"):
+        parser.add_argument(
+            f"--{name}-counter", type=_count, metavar="N", help="as the display shows it now"
+        )
+    parser.add_argument(
+        "--months", type=_months, default=12, metavar="N", help="due again after (default: 12)"
+    )
+    parser.add_argument(
+        "--settle",
+        type=_seconds,
+        default=3.0,
+        metavar="S",
+        help="a figure must rest so long (default: 3)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="give a load up after so long (default: 120)",
+    )
+    parser.add_argument(
+        "--no-prompt",
+        action="store_true",
+        help="ask for no Enter: each load is taken as soon as the figure rests near it",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="new file for it")
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_scale import calibrate_scale_command  # noqa: PLC0415 - see above
+
+        return calibrate_scale_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"{text}: expected a count from 0")
+    return int(text)
+
+
+def _crystal(text: str) -> tuple[float, float, float]:
+    numbers = text.removesuffix("cm").split("x")
+    try:
+        sides = tuple(float(number) for number in numbers)
+    except ValueError:
+        sides = ()
+    if len(sides) != 3 or not all(0.1 <= side <= 500 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text}: expected three sides in cm, such as 5x10x40cm")
+    return (sides[0], sides[1], sides[2])
+
+
+def _months(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 120):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of months from 1 to 120")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -337,8 +337,6 @@ class SpectralPart:
     background_quality: BackgroundQuality
     calibration: str | None
     """Which learned thresholds it was made with; None: none are learned."""
-    device_nuclides: tuple[NuclideNamed, ...] | None = None
-    """What the instrument itself named; None: it names none."""
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]
@@ -373,7 +371,9 @@ class Passage:
     """What other portals and radiation monitors of the lane measured meanwhile."""
 
 
-AuditKind = Literal["boot", "stop", "clock", "config", "gap", "drop", "settings", "output"]
+AuditKind = Literal[
+    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

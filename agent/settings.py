@@ -18,6 +18,8 @@ from agent.lane.options import (
     PortalTraits,
     RpmOptions,
     ScaleOptions,
+    SpectralOptions,
+    SpectralRules,
 )
 from drivers.base import DriverType, LineParameters
 
@@ -121,7 +123,7 @@ class DeviceOptions:
     stop_bits: Annotated[
         Literal[1, 2] | None, Meta(description="serial stop bits; absent: the driver's")
     ] = None
-    unit: Annotated[int, Meta(description="Modbus unit id", ge=0, le=247)] = 1
+    unit: Annotated[int, Meta(description="Modbus unit id", ge=0, le=255)] = 1
     framing: Annotated[
         Literal["auto", "rtu", "tcp"],
         Meta(description="Modbus framing; auto: rtu on /dev/…, tcp on tcp://"),
@@ -208,6 +210,8 @@ class LaneConfig:
     lane_id: str
     lane: LaneOptions
     devices: tuple[DeviceConfig, ...]
+    spectral: SpectralOptions | None = None
+    """None: the lane judges no spectra."""
 
     def device(self, name: str) -> DeviceConfig:
         """Return the device of that name; raises KeyError where there is none."""
@@ -223,6 +227,7 @@ class LaneConfig:
         pinned: frozenset[str] = frozenset(),
         is_test: bool = False,
         identity_key: bytes | None = None,
+        spectral: SpectralRules | None = None,
     ) -> LaneRules:
         """Return what the lane's reducer needs to know; see ``LaneRules``."""
         of_kind = {device.name: device.kind_options for device in self.devices}
@@ -244,6 +249,7 @@ class LaneConfig:
             identity_key=identity_key,
             pinned=pinned,
             is_test=is_test,
+            spectral=spectral,
         )
 
 

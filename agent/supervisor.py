@@ -18,6 +18,7 @@ from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
+from agent.config.spectral import spectral_rules
 from agent.delivery import wire
 from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
@@ -28,6 +29,7 @@ from agent.delivery.snapshots import (
     About,
     AboutDevice,
     AboutLane,
+    Calibration,
     ClockState,
     ConfigReport,
     DeviceSnapshot,
@@ -37,7 +39,7 @@ from agent.delivery.snapshots import (
 from agent.delivery.wire import Encoder, Identity, WireError
 from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane import annunciator
-from agent.lane.options import LaneRules
+from agent.lane.options import LaneRules, ScaleOptions
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
@@ -303,6 +305,27 @@ class Supervisor:
             await self._tick_lane(lane)
 
         lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lambda: _forget_all(lane)))
+        self._compute_spectral(lane)
+
+    def _compute_spectral(self, lane: Lane) -> None:
+        """Compute what the lane looks for in spectra beside its running; it takes seconds."""
+        if lane.config.spectral is None:
+            return
+        code = f"spectral_{lane.config.lane_id}"
+
+        async def compute() -> None:
+            config = lane.config
+            try:
+                found = await asyncio.to_thread(spectral_rules, config)
+            except configuration.ConfigError as exc:
+                self._fault(code, f"{config.lane_id}: spectra are not judged: {exc}")
+                return
+            self._clear(code)
+            if lane.config.spectral == config.spectral:
+                lane.rules = replace(lane.rules, spectral=found)
+                log.info("lane=%s spectral=ready", config.lane_id)
+
+        lane.tasks.append(self._guard(code, compute))
 
     def _start_device(self, lane: Lane, device: DeviceConfig) -> None:
         link = self._make_link(lane, device)
@@ -413,7 +436,8 @@ class Supervisor:
         if isinstance(event, Timed):
             if not isinstance(event.reading, BadFrame):
                 self.first_frame.set()
-            live = wire.live(event) if self._uplink.is_connected else None
+            is_test = event.device in lane.state.calibrating
+            live = wire.live(event, is_test=is_test) if self._uplink.is_connected else None
             if live is not None:
                 topic = wire.live_topic(self._identity, lane.config.lane_id, live[0])
                 self._uplink.live(topic, live[1])
@@ -430,8 +454,14 @@ class Supervisor:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
+            before = lane.config.spectral
+            spectral = lane.rules.spectral
             lane.config, lane.rules = lane.pending
             lane.pending = None
+            if lane.config.spectral == before:
+                lane.rules = replace(lane.rules, spectral=spectral)
+            else:
+                self._compute_spectral(lane)
             log.info("lane=%s options=exchanged", lane.config.lane_id)
 
     async def _tick_lane(self, lane: Lane) -> None:
@@ -593,6 +623,7 @@ class Supervisor:
                 frames=status.frames,
                 refused=status.refused,
                 faults=faults,
+                calibration=_calibration(lane.rules.scales.get(name)),
                 relay=lane.relays[name][0].status() if name in lane.relays else None,
                 housekeeping={
                     h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping
@@ -779,6 +810,11 @@ def _credentials(config: Config) -> list[int | None]:
         except OSError:
             written.append(None)
     return written
+
+
+def _calibration(options: ScaleOptions | None) -> Calibration | None:
+    declared = None if options is None else options.calibration
+    return None if declared is None else Calibration(rev=declared.certificate, due=declared.due)
 
 
 def _forget_all(lane: Lane) -> None:

@@ -35,7 +35,7 @@ def gross(counts: Floats, background: Floats) -> Floats:
     """Return the largest k-sigma of the gross count over 1 s, with the background's own noise."""
     observed = sums(counts.sum(axis=2, keepdims=True), SECOND)[..., 0]
     expected = (background.sum(axis=1) / BACKGROUND_S)[:, None]
-    z = (observed - expected) / np.sqrt(expected + expected / BACKGROUND_S)
+    z: Floats = (observed - expected) / np.sqrt(expected + expected / BACKGROUND_S)
     largest: Floats = z.max(axis=1)
     return largest
 
@@ -56,7 +56,8 @@ def window_ratio(counts: Floats, background: Floats, edges_kev: Floats) -> Float
     total = observed.sum(axis=2, keepdims=True)
     expected = share[:, None]
     spread = np.sqrt(expected * (1 - expected) * total)
-    largest: Floats = ((observed - expected * total) / spread).max(axis=(1, 2))
+    z: Floats = (observed - expected * total) / spread
+    largest: Floats = z.max(axis=(1, 2))
     return largest
 
 
@@ -75,8 +76,8 @@ class Comparison:
         for span in (SECOND, 2 * SECOND):
             alpha = cls._contrasts(counts, background, member, span)[:, ::SECOND]
             flat = alpha.reshape(-1, alpha.shape[2])
-            covariance: Floats = flat.T @ flat / len(flat)
-            inverse.append(np.asarray(np.linalg.pinv(covariance), dtype=np.float64))
+            spread = np.linalg.pinv(flat.T @ flat / len(flat)).astype(float)
+            inverse.append(spread)
         return cls(member=member, inverse=tuple(inverse))
 
     @staticmethod

@@ -4,7 +4,8 @@ A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
 say ``PRESENCE`` and ``GAMMA_RULE``, any module ``SILENCE_S``; see ``DriverType``.
-``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours.
+``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours; a driver
+that keeps more than 8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
 
 from __future__ import annotations
@@ -151,6 +152,8 @@ class DriverType:
     is_silent_by_nature: bool = False
     """It speaks only when somebody comes: its silence tells nothing."""
     is_output: bool = False
+    has_long_messages: bool = False
+    """Its messages are of thousands of bytes: the module says its own ``BUFFER_LIMIT_BYTES``."""
 
 
 class UnknownDriverError(LookupError):
@@ -189,6 +192,7 @@ def find(name: str) -> DriverType:
         silence_s=getattr(module, "SILENCE_S", None),
         is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
         is_output=hasattr(module.Driver, "safe"),
+        has_long_messages=hasattr(module, "BUFFER_LIMIT_BYTES"),
     )
 
 

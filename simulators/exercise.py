@@ -130,7 +130,9 @@ class PortalSetup:
 class SpectrometerSetup:
     """A spectroscopic panel beside the counting portal; ``none``: the lane has none."""
 
-    instrument: Literal["none", "kromek-d3s", "kromek-d4", "kromek-d5", "rs-350"] = "none"
+    instrument: Literal["none", "kromek-d3s", "kromek-d3m", "kromek-d4", "kromek-d5", "rs-350"] = (
+        "none"
+    )
     # What it counts with nobody in the lane. Sources keep the ratio to the background that they
     # have at the portal: peak_cps is scaled by this over the sum of background.gamma_cps.
     background_cps: Annotated[float, Within(1, 20_000, "cps")] = 600.0

@@ -237,8 +237,8 @@ def _error(code: int, text: str) -> tuple[int, bytes]:
 
 
 def _slip(message: bytes) -> bytes:
-    escapes = {0xC0: b"\xdb\xdc", 0xDB: b"\xdb\xdd"}
-    return b"\xc0" + b"".join(escapes.get(b, bytes([b])) for b in message) + b"\xc0"
+    inside = message.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
+    return b"\xc0" + inside + b"\xc0"
 
 
 def _literals(payload: bytes) -> bytes:

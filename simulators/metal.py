@@ -125,6 +125,10 @@ class WalkThrough:
         if self._clock is not None:
             self.update(self._clock.now_s())
 
+    def follow(self, clock: SceneClock) -> None:
+        """Bring the registers up to date by this clock; for a module on a line with others."""
+        self._clock = clock
+
     async def serve_tcp(self, clock: SceneClock) -> str:
         """Listen on the loopback and return the address, ``tcp://127.0.0.1:N``."""
         self._clock = clock

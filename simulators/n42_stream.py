@@ -60,7 +60,7 @@ class N42Instrument:
         self._seconds = 0
         self._recent: deque[Counted] = deque(maxlen=_SUMMED)
         self._background: deque[Counted] = deque(maxlen=_BACKGROUND_S)
-        self._quiet_until_s = 0.0
+        self._quiet_until_s: dict[str, float] = {}  # by category
         self._is_first = True
         self.alarmed_s: list[float] = []  # for a test to look at
 
@@ -87,13 +87,14 @@ class N42Instrument:
         if found:
             self.alarmed_s.append(end_s)
             yield self._framed(self._alarm(found, end_s))
-        is_quiet = not self.scene.beam_broken(end_s - 1.0, end_s) and not found
-        if is_quiet and not self.scene.mix(end_s - 1.0, end_s).sources:
+        mix = self.scene.mix(end_s - 1.0, end_s)
+        near_cps = sum(source.cps for source in mix.sources)
+        if mix.kept == 1.0 and near_cps < 0.02 * mix.background_cps and not found:
             self._background.append(counted)
 
     def _analysed(self, end_s: float) -> list[tuple[str, str]]:
         """Return (category, what) of each alarm of the unit's own analysis."""
-        if len(self._recent) < _SUMMED or len(self._background) < 20 or end_s < self._quiet_until_s:
+        if len(self._recent) < _SUMMED or len(self._background) < 20:
             return []
         found = []
         background = sum(int(c.channels.sum()) for c in self._background) / len(self._background)
@@ -105,8 +106,8 @@ class N42Instrument:
         neutrons = sum(c.neutrons for c in self._recent)
         if _sigma(neutrons, _SUMMED * max(quiet, 0.1)) > _NEUTRON_SIGMA:
             found.append(("Neutron", "Neutron"))
-        if found:
-            self._quiet_until_s = end_s + _SILENT_S
+        found = [one for one in found if end_s >= self._quiet_until_s.get(one[0], 0.0)]
+        self._quiet_until_s |= dict.fromkeys((one[0] for one in found), end_s + _SILENT_S)
         return found
 
     def _alarm(self, found: list[tuple[str, str]], end_s: float) -> str:

@@ -181,6 +181,10 @@ class ModbusScale(Terminal):
     def _start(self, send: Send) -> Talk:
         raise NotImplementedError  # it speaks through the Modbus servers only
 
+    def follow(self, clock: SceneClock) -> None:
+        """Bring the registers up to date by this clock; for a unit on a line with others."""
+        self._clock = clock
+
     async def serve_tcp(self, clock: SceneClock) -> str:
         """Listen on the loopback and return the address, ``tcp://127.0.0.1:N``."""
         self._clock = clock

@@ -253,7 +253,7 @@ def test_p_values_of_benign_passages_are_uniform_on_fresh_traffic(taught):
 def test_streaming_gives_what_the_batch_gives(taught):
     counts, expected, background = traffic(np.random.default_rng(SEED + 2), 4)
     batch = model.judge(taught, counts, expected, background)
-    smooth = model._smooth_expected(taught.empty, expected, background)
+    smooth = taught.empty.steadied(expected, background[:, None])
     for i in range(4):
         stream = model.begin(taught)
         for number in range(SLICES):

@@ -747,17 +747,6 @@ def test_a_masked_parity_bit_is_said_once_and_taken_back():
     ]
 
 
-def test_zero_that_drifts_beyond_its_limit_is_a_notice():
-    lane = Bench(scale=ScaleOptions(zero_limit_kg=40))
-    lane.read(0, weight(40), "scale")
-    lane.read(1, weight(60, stable=False), "scale")
-    assert lane.alarms() == []
-    lane.read(2, weight(-60), "scale")
-    assert lane.alarms()[0].code == "zero_drift"
-    lane.read(3, weight(20), "scale")
-    assert lane.alarms()[1].phase == "cleared"
-
-
 def test_a_weight_off_the_declared_interval_or_beyond_max_is_a_fault():
     options = ScaleOptions(e_kg=20, max_kg=60000, max_gap_s=5)
     lane = Bench(scale=options)

@@ -32,6 +32,7 @@ from drivers.readings import GammaBackground, Weight
 from simulators.clock import SceneClock
 from simulators.metal import MetalWalk, WalkThrough
 from simulators.modbus_server import ModbusTcpServer, ModbusUnit
+from simulators.n42_stream import N42Instrument
 from simulators.rpm import Portal
 from simulators.rpm_server import PortalServer
 from simulators.scales import Reading, SicsScale, ToledoForm, ToledoScale, Weighbridge, toledo_frame
@@ -95,6 +96,15 @@ def test_each_capture_is_recognised_as_its_own_driver_or_as_a_named_look_alike(c
         assert ranked[0] in candidates[ranked.index(capture.driver)].look_alikes
         assert pair in LOOK_ALIKES, f"say in LOOK_ALIKES what tells {' and '.join(pair)} apart"
     assert candidates[0].why
+
+
+def test_documents_longer_than_what_is_judged_of_others_are_recognised():
+    scene = Scene.from_text('title = "empty"\nseed = 3')
+    documents = [data for _, data in N42Instrument(scene).advance(6.0)]
+    stream = b"".join(documents)
+    assert len(documents[0]) > 2000
+    assert recognise(stream).best.driver == "rpm.n42_stream"
+    assert recognise(stream[700:]).best.driver == "rpm.n42_stream"
 
 
 def test_what_stands_in_a_manual_alone_is_not_guessed():

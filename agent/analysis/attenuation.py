@@ -331,6 +331,9 @@ MATERIALS = {
     "water": _simple(1.0, H=0.1119, O=0.8881),
     # Ordinary concrete: NIST, Report NISTIR 5632, its minor elements put to their neighbours.
     "concrete": _simple(2.3, H=0.022, C=0.0025, O=0.575, Na=0.015, Al=0.0215, Si=0.305, Ca=0.059),
+    # The mean of the earth's crust, magnesium put to aluminium and potassium to calcium, 9 % water:
+    # S.R. Taylor, Geochim. Cosmochim. Acta 28:1273 (1964).
+    "earth": _simple(1.6, H=0.01, O=0.505, Na=0.0215, Al=0.0964, Si=0.2563, Ca=0.0568, Fe=0.0512),
     "uranium": _simple(18.95, U=1.0),
     "plutonium": _simple(19.8, Pu=1.0),
 }

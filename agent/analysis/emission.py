@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from agent.analysis import transport
 from agent.analysis.attenuation import ELECTRON_KEV, MATERIALS, Material
-from agent.analysis.bodies import COSINE_EDGES, Ground, Lump, Shell, first_leaving
+from agent.analysis.bodies import COSINE_EDGES, GROUND_EDGES_CM, Ground, Lump, Shell, first_leaving
 from agent.analysis.compton import scattered_kev, share_below
-from agent.analysis.nuclides import Beta, Form, Nuclide, NuclideTable
+from agent.analysis.nuclides import Beta, Form, Nuclide
 from agent.analysis.transport import CENTRES_KEV, EDGES_KEV, GROUPS, Leaving
 
 Floats = NDArray[np.float64]
@@ -52,40 +52,28 @@ class Shielding:
     inner_cm: float = 3.0
 
 
-def of_nuclide(nuclide: Nuclide, *, stopped_in: str | None = None) -> Emission:
-    """Return what a thin source of a nuclide sends out.
+def of_nuclide(nuclide: Nuclide) -> Emission:
+    """Return what a thin source of a nuclide sends out."""
+    return _of(nuclide, _ATOMIC_NUMBER[_STOPPED_IN[nuclide.category]])
 
-    ``stopped_in``: the material its electrons stop in; None: what is usual.
-    """
-    atomic_number = _ATOMIC_NUMBER[stopped_in or _STOPPED_IN[nuclide.category]]
-    lines = [line for line in nuclide.lines if line.energy_kev < transport.HIGHEST_KEV]
-    continuum = np.zeros(GROUPS)
-    for beta in nuclide.betas:
+
+def of_form(nuclide: Nuclide, form: Form) -> Emission:
+    """Return what a nuclide sends out in one of its forms."""
+    stopped_in = form.lump or _STOPPED_IN[nuclide.category]
+    thin = _of(form, _ATOMIC_NUMBER[stopped_in])
+    return thin if form.lump is None else through_lump(thin, form.lump)
+
+
+def _of(source: Nuclide | Form, atomic_number: float) -> Emission:
+    """Return lines and continuum, where electrons stop in matter of that atomic number."""
+    lines = [line for line in source.lines if line.energy_kev < transport.HIGHEST_KEV]
+    continuum = source.fission_per_100 * fission_photons()
+    for beta in source.betas:
         continuum += bremsstrahlung(beta, atomic_number)
-    continuum += nuclide.fission_per_100 * fission_photons()
     return Emission(
         lines_kev=np.array([line.energy_kev for line in lines]),
         per_100=np.array([line.per_100 for line in lines]),
         continuum=continuum,
-    )
-
-
-def of_form(table: NuclideTable, nuclide: Nuclide, form: Form) -> Emission:
-    """Return what a nuclide sends out in one of its forms."""
-    parts = [of_nuclide(nuclide, stopped_in=form.lump)]
-    for name, ratio in form.mixed:
-        parts.append(_times(of_nuclide(table[name], stopped_in=form.lump), ratio))
-    mixed = Emission(
-        lines_kev=np.concatenate([part.lines_kev for part in parts]),
-        per_100=np.concatenate([part.per_100 for part in parts]),
-        continuum=np.sum([part.continuum for part in parts], axis=0),
-    )
-    return mixed if form.lump is None else through_lump(mixed, form.lump)
-
-
-def _times(emission: Emission, factor: float) -> Emission:
-    return replace(
-        emission, per_100=emission.per_100 * factor, continuum=emission.continuum * factor
     )
 
 
@@ -187,7 +175,11 @@ def surroundings(emission: Emission) -> Floats:
 
     For every photon that meets them; how many do is the caller's.
     """
-    table = _after_first(Ground(material=MATERIALS["concrete"]))
+    return _scattered_back(emission, "concrete")
+
+
+def _scattered_back(emission: Emission, material: str) -> Floats:
+    table = _after_first(Ground(material=MATERIALS[material]))
     found: Floats = emission.per_100 @ _rows(table, emission.lines_kev) + emission.continuum @ table
     return found
 
@@ -240,32 +232,31 @@ def _first_leaving(body: Shell | Ground) -> Floats:
     return rows
 
 
-def endless_flux(per_100: Floats, material: str) -> Floats:
-    """Return the photons underway inside endless matter that sends them out evenly: (group,).
+def out_of_ground(energies_kev: Floats, per_100: Floats) -> Emission:
+    """Return the photons above ground that sends lines out evenly from all its depth.
 
-    ``per_100``: photons sent out by group. Every collision either takes a photon up or moves it
-    down, so the collisions of a group follow from those above it.
+    With them what the air sends back to it (skyshine), and the ground again.
     """
-    matter = MATERIALS[material]
-    total = matter.total_per_cm(CENTRES_KEV)
-    compton = matter.compton_per_cm(CENTRES_KEV) / total
-    pair = matter.pair_per_cm(CENTRES_KEV) / total
-    shares = transport.scatter_matrix()
-    at_511 = transport.group_of(ELECTRON_KEV)
-    collisions = np.array(per_100, dtype=float)
-    for g in range(GROUPS - 1, -1, -1):
-        collisions[g] /= 1 - compton[g] * shares[g, g]
-        collisions[:g] += collisions[g] * compton[g] * shares[g, :g]
-        if g > at_511:
-            collisions[at_511] += 2 * collisions[g] * pair[g]
-    found: Floats = collisions / total
-    return found
+    ground = Ground(material=MATERIALS["earth"])
+    flights = ground.flights()
+    thickness = np.diff(GROUND_EDGES_CM)
+    table = np.tensordot(thickness, _ground_leaving(ground).born, axes=([0], [1]))
+    groups = _group_indices(energies_kev)
+    # What has not collided keeps its exact energy, so that peaks stand where they belong.
+    straight = per_100 * (thickness @ transport.free_share(ground.material, flights, energies_kev))
+    in_groups = thickness @ transport.free_share(ground.material, flights, CENTRES_KEV)
+    continuum = per_100 @ table[groups]
+    np.subtract.at(continuum, groups, per_100 * in_groups[groups])
+    upward = Emission(lines_kev=energies_kev, per_100=straight, continuum=continuum)
+    # Air scatters as water does, and where it is thin all is only further away.
+    from_air = _scattered_back(upward, "water")
+    down = Emission(lines_kev=energies_kev, per_100=np.zeros(len(groups)), continuum=from_air)
+    return replace(upward, continuum=continuum + from_air + _scattered_back(down, "earth"))
 
 
-def straight_flux(energies_kev: Floats, per_100: Floats, material: str) -> Floats:
-    """Return the photons underway in endless matter that have not collided yet: (line,)."""
-    flux: Floats = per_100 / MATERIALS[material].total_per_cm(energies_kev)
-    return flux
+@lru_cache(maxsize=4)
+def _ground_leaving(ground: Ground) -> Leaving:
+    return transport.leaving(ground.material, ground.flights(), as_sum=False)
 
 
 def _group_indices(energies_kev: Sequence[float] | Floats) -> NDArray[np.intp]:

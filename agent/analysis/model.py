@@ -81,6 +81,19 @@ class EmptyShape:
         kept: Floats = np.maximum(smooth, 0.1 * expected)
         return kept
 
+    def steadied(self, expected: Floats, counts: Floats) -> Floats:
+        """Return counts expected in a slice (…, bin) without the noise of the background itself.
+
+        ``expected``: as the background ``counts`` (…, bin) say. A bin in which the empty lane gave
+        no count is still expected to give some: it takes its part of what all bins give.
+        """
+        smooth = self.smoothed(counts)
+        total = np.maximum(counts.sum(axis=-1, keepdims=True), 1e-12)
+        of_bin = expected * smooth / np.where(counts > 0, counts, 1.0)
+        of_all = expected.sum(axis=-1, keepdims=True) / total * smooth
+        steady: Floats = np.where(counts > 0, of_bin, of_all)
+        return steady
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
@@ -162,8 +175,7 @@ def assume(shapes: Shapes, expected_cps: Floats, slice_s: float, false_alarm_rat
     centres = np.sqrt(np.maximum(edges[:-1], 1.0) * edges[1:])
     norm = _norm(shapes, expected, slice_s)
     prior = nuisance.assumed(slices, slice_s, expected, centres, norm)
-    empty = _assumed_empty(shapes.norm, expected)
-    return _model(shapes, empty, prior, expected, slice_s, false_alarm_rate)
+    return with_prior(shapes, prior, expected, slice_s, false_alarm_rate)
 
 
 def learn(
@@ -191,13 +203,14 @@ def learn(
         message = f"{len(counts)} benign passages; at least {LEAST_TO_LEARN} are needed to learn"
         raise ValueError(message)
     empty = learn_empty(background_counts[::2])
-    expected = _smooth_expected(empty, expected, background_counts)
+    expected = empty.steadied(expected, background_counts[:, None])
     mean = _mean_expected(expected[::2])
     slices = max(2, round(WINDOW_S / slice_s))
     white = _first_window(detect.whiten(counts[::2], expected[::2]), slices)
     norm = _norm(shapes, mean, slice_s)
     prior = nuisance.learn(_capped(white), slice_s, *norm)
-    model = _model(shapes, empty, prior, mean, slice_s, false_alarm_rate)
+    model = with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
+    model = replace(model, empty=empty)
     taught = _judged(model, counts[::2], expected[::2])
     tails = tuple(threshold.learn_tails(best) for best in taught.best)
     model = replace(model, templates=tails)
@@ -235,14 +248,10 @@ def learn_empty(background_counts: Floats) -> EmptyShape:
     return EmptyShape(mean=floor, modes=vectors[:, kept], variance=variance)
 
 
-def _model(
-    shapes: Shapes,
-    empty: EmptyShape,
-    prior: Nuisance,
-    expected: Floats,
-    slice_s: float,
-    false_alarm_rate: float,
+def with_prior(
+    shapes: Shapes, prior: Nuisance, expected: Floats, slice_s: float, false_alarm_rate: float
 ) -> Model:
+    """Return a model with that prior for background counts per slice (bin,), no thresholds yet."""
     slices = len(prior.cosines)
     profiles = detect.point_profiles(slices, slice_s)
     like_background = (expected / expected.sum())[None]
@@ -252,7 +261,7 @@ def _model(
         slices=slices,
         false_alarm_rate=false_alarm_rate,
         shapes=shapes,
-        empty=empty,
+        empty=_assumed_empty(shapes.norm, expected),
         nuisance=prior,
         root_expected=np.sqrt(expected),
         profiles=profiles,
@@ -266,20 +275,6 @@ def _model(
 def _norm(shapes: Shapes, expected: Floats, slice_s: float) -> tuple[Floats, float]:
     """Return the whitened K, U and Th per count, and how much of each is expected [counts/s]."""
     return shapes.norm.shapes / np.sqrt(expected), NORM_SHARE * float(expected.sum()) / slice_s
-
-
-def _smooth_expected(empty: EmptyShape, expected: Floats, background_counts: Floats) -> Floats:
-    """Return the expected counts with the background's own noise smoothed away.
-
-    A bin in which the empty lane gave no count is still expected to give some: it takes its part
-    of what all bins give.
-    """
-    smooth, raw = empty.smoothed(background_counts), background_counts[:, None]
-    total = np.maximum(raw.sum(axis=-1, keepdims=True), 1e-12)
-    of_bin = smooth[:, None] / np.where(raw > 0, raw, 1.0)
-    of_all = expected.sum(axis=-1, keepdims=True) / total * smooth[:, None]
-    usable: Floats = np.where(raw > 0, expected * of_bin, of_all)
-    return usable
 
 
 def _mean_expected(expected: Floats) -> Floats:
@@ -447,7 +442,7 @@ def _surprises(model: Model, stream: Stream) -> Floats:
 
 def judge(model: Model, counts: Floats, expected: Floats, background_counts: Floats) -> Verdict:
     """Return the verdicts on whole passages; arguments as for ``learn``."""
-    expected = _smooth_expected(model.empty, expected, background_counts)
+    expected = model.empty.steadied(expected, background_counts[:, None])
     groups = _by_length(expected, counts.shape[1])
     verdicts = [
         verdict(model, _judged_alike(model, counts[which, :length], expected[which, :length]))

@@ -31,11 +31,15 @@ class Beta:
 class Form:
     """A shape in which a nuclide is met: mixed with others, or as a lump of its own metal.
 
-    ``mixed``: the other nuclides and their decays per decay of this one. ``lump``: the material
-    that weakens its own photons, None: a thin source.
+    ``mixed``: the other nuclides and their decays per decay of this one. ``lines``, ``betas`` and
+    ``fission_per_100``: of all of them together, as of a nuclide. ``lump``: the material that
+    weakens its own photons, None: a thin source.
     """
 
     name: str
+    lines: tuple[Line, ...]
+    betas: tuple[Beta, ...] = ()
+    fission_per_100: float = 0.0
     mixed: tuple[tuple[str, float], ...] = ()
     lump: LumpMaterial | None = None
 

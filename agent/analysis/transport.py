@@ -122,6 +122,14 @@ def _first_flights(flights: Flights, total_per_cm: float) -> tuple[Floats, Float
     return free, collides
 
 
+def free_share(material: Material, flights: Flights, energies_kev: Floats) -> Floats:
+    """Return how likely a photon that sets out in a layer leaves at once: (layer, energy)."""
+    ways = flights.lengths_cm.sum(axis=2)[:, :, None]
+    passed = np.exp(-material.total_per_cm(energies_kev) * ways)
+    share: Floats = (passed * flights.leaves[:, :, None]).mean(axis=1)
+    return share
+
+
 def x_ray_lines(material: Material) -> tuple[tuple[str, float, float], ...]:
     """Return (element, energy [keV], x-rays per photon taken up above its K edge) of a material."""
     found = []

@@ -11,7 +11,8 @@ from agent.config import certificates
 from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import OptionPath, Source
-from agent.lane.options import ContactOptions, OutputOptions, RpmOptions
+from agent.lane.calibration import permissible_error_kg
+from agent.lane.options import ContactOptions, OutputOptions, RpmOptions, ScaleOptions
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
@@ -72,6 +73,8 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
             yield from _roles(device, device.kind_options, source)
         if isinstance(device.kind_options, OutputOptions):
             yield from _outputs(device, device.kind_options, lane, source)
+        if isinstance(device.kind_options, ScaleOptions):
+            yield from _declared_errors(device.name, device.kind_options, source)
 
 
 def _outputs(
@@ -130,6 +133,24 @@ def _by_rule(device: DeviceConfig, options: RpmOptions, source: Source) -> Itera
             text = f"{device.driver.name} decides by no such setting and reads none; take it out"
             value = getattr(options, name)
             yield source.problem(("devices", device.name, name), text, value=value)
+
+
+def _declared_errors(name: str, options: ScaleOptions, source: Source) -> Iterator[Problem]:
+    declared = options.calibration
+    if declared is None or options.e_kg is None:
+        return
+    path = ("devices", name, "calibration", "errors_kg")
+    for load_kg, error_kg in declared.errors_kg:
+        limit_kg = permissible_error_kg(
+            load_kg, e_kg=options.e_kg, accuracy_class=declared.accuracy_class, in_service=True
+        )
+        if limit_kg is None or abs(error_kg) > limit_kg:
+            allowed = "nothing" if limit_kg is None else f"{limit_kg:g} kg"
+            text = (
+                f"{load_kg:g} kg was left {error_kg:+g} kg off, where class "
+                f"{declared.accuracy_class} in service permits {allowed}"
+            )
+            yield source.problem(path, text, is_warning=True)
 
 
 def is_loopback(host: str) -> bool:

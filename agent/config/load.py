@@ -34,6 +34,7 @@ from agent.lane.options import (
     OutputOptions,
     RpmOptions,
     ScaleOptions,
+    SpectralOptions,
 )
 from agent.settings import (
     Config,
@@ -58,7 +59,7 @@ KIND_OPTIONS: MappingProxyType[str, type[KindOptions]] = MappingProxyType(
 )
 """The lane's side of a device, by its kind; devices of kind lane differ, each driver by itself."""
 GATEWAY_TABLES = ("gateway", "mqtt", "journal")
-LANE_TABLES = ("lane", "devices")
+LANE_TABLES = ("lane", "spectral", "devices")
 
 _ID = re.compile(ID_PATTERN.removesuffix("$") + r"\Z")
 
@@ -226,6 +227,11 @@ def _lane(source: Source, found: list[Problem]) -> tuple[LaneConfig | None, list
     found += unknown(source.table, LANE_TABLES, source, (), "table")
     options, wrong = fill(LaneOptions, _table(source, "lane", found), source, ("lane",))
     found += wrong
+    spectral = None
+    if "spectral" in source.table:
+        given = _table(source, "spectral", found)
+        spectral, wrong = fill(SpectralOptions, given, source, ("spectral",))
+        found += wrong
     tables = _table(source, "devices", found)
     if not tables:
         text = "expected at least one device, a table [devices.NAME] with its driver and port"
@@ -240,7 +246,7 @@ def _lane(source: Source, found: list[Problem]) -> tuple[LaneConfig | None, list
     is_whole = len(found) == before
     if not is_whole or options is None:
         return None, users
-    lane = LaneConfig(lane_id=lane_id, lane=options, devices=tuple(devices))
+    lane = LaneConfig(lane_id=lane_id, lane=options, devices=tuple(devices), spectral=spectral)
     found += check_lane(lane, source)
     return lane, users
 

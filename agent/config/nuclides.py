@@ -192,29 +192,47 @@ def _photons(name: str, entry: _Entry, source: Source) -> list[Problem]:
 
 def _nuclide(name: str, found: dict[str, _Entry]) -> Nuclide:
     given = found[name].options
-    lines = list(_lines(given, 1.0))
-    betas = _betas(given, 1.0)
-    fission = given.fission
-    for other, ratio in given.mixed.items():
-        lines += _lines(found[other].options, ratio)
-        betas += _betas(found[other].options, ratio)
-        fission += ratio * found[other].options.fission
-    forms = tuple(
-        Form(name=form, lump=entry.lump, mixed=tuple(entry.mixed.items()))
-        for form, entry in found[name].forms.items()
-    )
+    whole = _mixture(given, given.mixed, found)
+    forms = []
+    for form, entry in found[name].forms.items():
+        mixture = _mixture(given, {**given.mixed, **entry.mixed}, found)
+        forms.append(
+            Form(
+                name=form,
+                lump=entry.lump,
+                mixed=tuple(entry.mixed.items()),
+                lines=mixture.lines,
+                betas=mixture.betas,
+                fission_per_100=mixture.fission_per_100,
+            )
+        )
     return Nuclide(
         name=name,
         category=given.category,
         half_life_s=given.half_life_s,
-        lines=tuple(sorted(lines, key=lambda line: line.energy_kev)),
-        betas=tuple(betas),
+        lines=whole.lines,
+        betas=whole.betas,
         chain=given.chain,
         alike=given.alike or None,
         has_neutrons=given.neutrons,
-        fission_per_100=fission,
-        forms=forms,
+        fission_per_100=whole.fission_per_100,
+        forms=tuple(forms),
         source=given.source,
+    )
+
+
+def _mixture(given: NuclideEntry, mixed: dict[str, float], found: dict[str, _Entry]) -> Form:
+    """Return the photons of an entry and of what is mixed with it."""
+    lines, betas, fission = _lines(given, 1.0), _betas(given, 1.0), given.fission
+    for other, ratio in mixed.items():
+        lines += _lines(found[other].options, ratio)
+        betas += _betas(found[other].options, ratio)
+        fission += ratio * found[other].options.fission
+    return Form(
+        name="",
+        lines=tuple(sorted(lines, key=lambda line: line.energy_kev)),
+        betas=tuple(betas),
+        fission_per_100=fission,
     )
 
 

@@ -160,8 +160,9 @@ def _equal_blocks(user: User) -> Iterator[Problem]:
     """
     if not user.is_rtu:
         return
-    if user.device.common.unit == 0:
-        yield user.problem("unit", "expected 1 to 247: on a serial line 0 speaks to all units")
+    if user.device.common.unit not in range(1, 248):
+        text = "expected 1 to 247: on a serial line 0 speaks to all units, and none is above 247"
+        yield user.problem("unit", text)
     for first, second in combinations(_blocks(user), 2):
         if (first.table, first.count) == (second.table, second.count):
             text = (

@@ -331,8 +331,11 @@ def device_topic(identity: Identity, lane: str, device: str) -> str:
 # ---------------------------------------------------------------- live figures, never the record
 
 
-def live(timed: Timed) -> tuple[str, bytes] | None:
-    """Return quantity and payload of a reading for displays, or None where it has none."""
+def live(timed: Timed, *, is_test: bool = False) -> tuple[str, bytes] | None:
+    """Return quantity and payload of a reading for displays, or None where it has none.
+
+    ``is_test``: the device is being calibrated, and what it says is no measurement.
+    """
     reading = timed.reading
     figures: dict[str, object]
     match reading:
@@ -376,6 +379,8 @@ def live(timed: Timed) -> tuple[str, bytes] | None:
         case _:
             return None
     message = {"at": iso(timed.stamp.utc_us), "device": timed.device, **figures}
+    if is_test:
+        message["test"] = True
     return quantity, msgspec.json.encode(message)
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Annotated, Literal
 
 from msgspec import Meta
+
+from agent.analysis.model import Model, Shapes
+from drivers.readings import EnergyCalibration
 
 Algorithm = Literal["sum", "horizontal", "vertical", "single"]
 Relation = Literal["before", "during", "after"]
 
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
+
+
+Day = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+Coefficients = tuple[Annotated[float, Meta(ge=-10000, le=10000)], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,51 @@ class LaneOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyCalibrationOptions:
+    """Table ``[devices.NAME.energy]``: the energy scale of a spectroscopic detector.
+
+    ``checkpointd calibrate energy`` proposes it. The ``previous`` options keep what stood before.
+    """
+
+    coefficients_kev: Annotated[
+        Coefficients,
+        Meta(
+            description="the lower edge of channel i is their polynomial in i [keV]",
+            min_length=2,
+            max_length=4,
+        ),
+    ]
+    measured: Annotated[Day, Meta(description='day of the measurement, as "2026-11-02"')]
+    valid_until: Annotated[
+        Day | None, Meta(description="last day it holds; after it the detector is a fault")
+    ] = None
+    source: Annotated[
+        str, Meta(description="what was measured, such as Cs-137 or background", max_length=64)
+    ] = ""
+    measured_by: Annotated[str, Meta(description="who or what measured it", max_length=128)] = ""
+    detector: Annotated[
+        str, Meta(description="which detector of the device; empty: its only one", max_length=64)
+    ] = ""
+    previous_coefficients_kev: Annotated[
+        Coefficients, Meta(description="the coefficients before; empty: none known", max_length=4)
+    ] = ()
+    previous_measured: Annotated[Day | None, Meta(description="the day they were measured")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse days that no calendar has, and an end before the beginning."""
+        days = {}
+        for name in ("measured", "valid_until", "previous_measured"):
+            text = getattr(self, name)
+            try:
+                days[name] = None if text is None else date.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{name} = {text!r}: there is no such day") from None
+        measured, until = days["measured"], days["valid_until"]
+        if measured is not None and until is not None and until <= measured:
+            raise ValueError(f"valid_until = {self.valid_until!r}: expected a day after measured")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RpmOptions:
     """A portal's own settings as its display shows them, and how its panels are called.
 
@@ -118,6 +171,53 @@ class RpmOptions:
         """Return what people call a detector, from 0; its number where the file has no name."""
         return self.detectors[index] if index < len(self.detectors) else str(index + 1)
 
+    energy: Annotated[
+        EnergyCalibrationOptions | None,
+        Meta(description="energy scale of a spectroscopic device; absent: the device's own"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleCalibration:
+    """Table ``[devices.NAME.calibration]``: what a scale's last calibration left behind.
+
+    ``errors_kg`` holds (test load, indication less load) as they were left.
+    """
+
+    accuracy_class: Annotated[
+        Literal["III", "IIII"], Meta(description="accuracy class on the type plate (OIML R 76)")
+    ] = "III"
+    certificate: Annotated[
+        str | None, Meta(description="number of the certificate", max_length=64)
+    ] = None
+    calibrated: Annotated[Day | None, Meta(description='day of it, as "2026-11-02"')] = None
+    due: Annotated[
+        Day | None, Meta(description="last day it holds (UTC); after it the scale is a fault")
+    ] = None
+    seal: Annotated[str | None, Meta(description="numbers of the seals", max_length=128)] = None
+    calibration_counter: Annotated[
+        int | None, Meta(description="the indicator's count of calibrations as sealed", ge=0)
+    ] = None
+    configuration_counter: Annotated[
+        int | None, Meta(description="its count of changes of its set-up as sealed", ge=0)
+    ] = None
+    errors_kg: Annotated[
+        tuple[tuple[float, float], ...],
+        Meta(description="measured error at each test load, [load, indication - load] [kg]"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse days that no calendar has, and a due day before the calibration."""
+        days = {}
+        for name in ("calibrated", "due"):
+            text = getattr(self, name)
+            try:
+                days[name] = None if text is None else date.fromisoformat(text)
+            except ValueError:
+                raise ValueError(f"{name} = {text!r}: there is no such day") from None
+        if days["calibrated"] and days["due"] and days["due"] <= days["calibrated"]:
+            raise ValueError(f"due = {self.due!r}: expected a day after {self.calibrated}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOptions:
@@ -143,8 +243,38 @@ class ScaleOptions:
     zero_limit_kg: Annotated[
         float | None,
         Meta(
-            description="a stable empty reading beyond this is a fault [kg]; absent: no check", gt=0
+            description="an empty platform that keeps reading beyond this is a fault [kg]; absent: "
+            "no check",
+            gt=0,
         ),
+    ] = None
+    zero_slope_limit_kg_per_h: Annotated[
+        float | None,
+        Meta(
+            description="an empty reading that creeps faster than this is a fault [kg/h]; absent: "
+            "no check",
+            gt=0,
+        ),
+    ] = None
+    frozen_after_vehicles: Annotated[
+        int | None,
+        Meta(
+            description="a figure that has not changed while so many vehicles passed the portal is "
+            "frozen; absent: not watched",
+            ge=2,
+            le=1000,
+        ),
+    ] = None
+    calibrating: Annotated[
+        bool,
+        Meta(
+            description="true while somebody works at the scale: its weights are a test, and make "
+            "no passage and no alarm"
+        ),
+    ] = False
+    calibration: Annotated[
+        ScaleCalibration | None,
+        Meta(description="the declared calibration, a table of its own; absent: not declared"),
     ] = None
     weighs: Annotated[
         Literal["vehicle", "axles"],
@@ -328,6 +458,55 @@ class OutputOptions:
 
 SideOptions = ScaleOptions | MetalOptions | IdentityOptions
 """Of devices whose parts join a portal's passage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectralOptions:
+    """Table ``[spectral]``: what the lane's spectroscopic panels are, and how they are judged."""
+
+    detector: Annotated[
+        Literal["nai", "csi", "labr3", "pvt"], Meta(description="what the crystals are made of")
+    ] = "nai"
+    crystal_cm: Annotated[
+        tuple[float, float, float],
+        Meta(description="their sides [cm], in any order; the shortest is the depth"),
+    ] = (5.0, 10.0, 40.0)
+    slice_s: Annotated[
+        float,
+        Meta(
+            description="length of a slice [s]; not shorter than the panels' own intervals",
+            ge=0.1,
+            le=2.0,
+        ),
+    ] = 1.0
+    background_memory_s: Annotated[
+        float,
+        Meta(description="the background forgets with this time constant [s]", ge=30, le=3600),
+    ] = 300.0
+    guard_s: Annotated[
+        float,
+        Meta(
+            description="what came so long before a vehicle is its approach and no background [s]",
+            ge=1,
+            le=30,
+        ),
+    ] = 5.0
+    false_alarm_rate: Annotated[
+        float,
+        Meta(description="alarms per benign passage that the site accepts", gt=0, le=0.05),
+    ] = 1e-3
+    thresholds_file: Annotated[
+        str | None,
+        Meta(
+            description="what calibrate threshold learned from this lane's traffic; absent: "
+            "thresholds by formula, and alarms are provisional"
+        ),
+    ] = None
+    exclude: Annotated[
+        tuple[str, ...], Meta(description='nuclides that are not looked for, such as "F-18"')
+    ] = ()
+
+
 KindOptions = (
     RpmOptions | ScaleOptions | MetalOptions | ContactOptions | IdentityOptions | OutputOptions
 )
@@ -344,6 +523,23 @@ class PortalTraits:
 
     presence: Literal["counts", "told", "none"] = "counts"
     rule: Literal["tsa", "own", "none"] = "tsa"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpectralRules:
+    """What judging spectra needs, computed from the options once.
+
+    ``energies``: the lane file's own energy scales by device, which outrank the device's.
+    ``model`` None: nothing was learned, and one is assumed from the background. ``calibration``
+    names the learned thresholds.
+    """
+
+    options: SpectralOptions
+    shapes: Shapes
+    categories: Mapping[str, str]
+    energies: Mapping[str, EnergyCalibration]
+    model: Model | None
+    calibration: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +564,8 @@ class LaneRules:
     readers: dict[str, IdentityOptions] = field(default_factory=dict)
     outputs: dict[str, OutputOptions] = field(default_factory=dict)
     identity_key: bytes | None = field(default=None, repr=False)
+    spectral: SpectralRules | None = field(default=None, repr=False)
+    """None: the lane judges no spectra, or what it looks for is still being computed."""
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 

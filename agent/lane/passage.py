@@ -17,10 +17,10 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane import declared
+from agent.lane import declared, spectra
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
-from agent.lane.options import LaneRules, SideOptions
+from agent.lane.options import LaneRules, ScaleOptions, SideOptions
 from agent.lane.state import Part, Share, Sighting, Transit, Turn, sightings_of
 from agent.records import (
     Agreement,
@@ -98,6 +98,8 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
     for device, options in turn.rules.sides.items():
         if options.relation == "before" or not turn.state.links.get(device, False):
             continue
+        if isinstance(options, ScaleOptions) and options.calibrating:
+            continue
         has_part = any(
             p.device == device and transit.passage_id in p.claimed_by for p in turn.state.parts
         )
@@ -109,8 +111,10 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
 
 def seal(turn: Turn, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
+    transit = spectra.finish(turn, transit)
     alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
     put(turn, replace(transit, alarms=alarms, is_sealed=True))
+    turn.state.vehicles += 1
 
 
 def publish(turn: Turn, transit: Transit) -> None:
@@ -236,6 +240,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         rpm=rpm,
         scale=scale,
         metal=metal,
+        spectral=transit.spectral,
         also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
         identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
     )
@@ -412,6 +417,7 @@ def _priority(
     notes = ["declared_not_judged"] if check is not None and check.result == "not_judged" else []
     if not rules.lane.in_service:
         notes.append("out_of_service")
+    notes += [f"calibrating_{device}" for device, o in rules.scales.items() if o.calibrating]
     return priority, (*high, *elevated, *notes)
 
 

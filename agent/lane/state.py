@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.analysis.model import Model, Stream
 from agent.lane.options import LaneRules
+from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
 from agent.records import (
     Alarm,
     AlarmKind,
@@ -23,9 +28,17 @@ from agent.records import (
     Record,
     ScalePart,
     Severity,
+    SpectralPart,
     Stamp,
 )
-from drivers.readings import Level, MetalProgram, NuclideFound, PortalSettings, Weight
+from drivers.readings import (
+    GammaSpectrum,
+    Level,
+    MetalProgram,
+    NuclideFound,
+    PortalSettings,
+    Weight,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +138,7 @@ class Transit:
     """The shares of the lane's other portals and monitors."""
     joined: Stamp | None = None
     """When the last of several occupancies began; None: there was but one."""
+    spectral: SpectralPart | None = None
     is_sealed: bool = False
     """No further occupancy can join it and its alarms are cleared."""
     published: Passage | None = None
@@ -285,6 +299,68 @@ class Barrier:
     """When the way became free; None: it is not, or nobody knows."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassSpectra:
+    """The spectra of one passage: its slices, the background before it, and how it is judged.
+
+    ``background`` (detector, bin) and ``background_s`` (detector,) are None where the empty lane
+    was never seen; ``used`` says which detectors have background enough. ``stream`` None: nothing
+    can be judged.
+    """
+
+    passage_id: str
+    quality: BackgroundQuality
+    background: Floats | None = None
+    background_s: Floats | None = None
+    used: NDArray[np.bool_] | None = None
+    model: Model | None = None
+    stream: Stream | None = None
+    slices: tuple[Slice, ...] = ()
+    is_alarmed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spectra:
+    """What is remembered of a lane's spectroscopic panels."""
+
+    gathering: Gathering
+    empty: EmptyLane
+    waiting: tuple[Slice, ...] = ()
+    """Slices of the empty lane that are not background yet."""
+    passage: PassSpectra | None = None
+    """The vehicle that is inside."""
+    finished: PassSpectra | None = None
+    """The last one that was."""
+    assumed: Model | None = None
+    """The model made without learning, for a background of ``assumed_cps``."""
+    assumed_cps: float = 0.0
+    raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
+    """Spectra near the vehicle as they came: when each ended, and whose it is."""
+    finished_raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptyScale:
+    """What the empty platform of a scale read between loads, oldest first.
+
+    ``samples`` [kg] are the latest; ``trend`` holds (monotonic µs, kg) at longer intervals.
+    """
+
+    at: Stamp | None = None
+    samples: tuple[float, ...] = ()
+    trend: tuple[tuple[int, float], ...] = ()
+    was_loaded: bool = False
+    """A load has come since the last sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a scale shows, and how many vehicles had passed when it began to show that."""
+
+    figure: tuple[object, ...]
+    vehicles: int
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -315,6 +391,15 @@ class LaneState:
     announced: Mapping[str, Announced] = field(default_factory=dict)
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
+    spectra: Spectra | None = None
+    calibrating: frozenset[str] = frozenset()
+    """Scales whose weights are a test since this was last said."""
+    empty_scales: Mapping[str, EmptyScale] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """First value of each scale's own counter since its last calibration, by (device, name)."""
+    vehicles: int = 0
+    """How many have left the portal."""
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

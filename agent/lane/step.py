@@ -16,12 +16,14 @@ from agent.lane import (
     area,
     axles,
     background,
+    calibration,
     contacts,
     counts,
     declared,
     identities,
     occupancy,
     passage,
+    spectra,
     walks,
     weighing,
 )
@@ -152,7 +154,7 @@ def is_vacant(state: LaneState) -> bool:
 def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
     """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
     state = turn.state
-    while state.transits or state.parts or state.walks or state.axle_runs:
+    while state.transits or state.parts or state.walks or state.axle_runs or state.spectra:
         due = min(_due(turn), key=lambda d: d[0], default=None)
         if due is None or due[0] > until.mono_us:
             break
@@ -168,6 +170,9 @@ def _due(turn: Turn) -> Iterator[Due]:
     """Yield each thing that time alone will do, with its moment [monotonic µs]."""
     state, rules = turn.state, turn.rules
     longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
+    slice_us = spectra.due_us(turn)
+    if slice_us is not None:
+        yield slice_us, spectra.close_slice
     for transit in state.transits:
         yield _due_of_transit(turn, transit, longest_s)
     for device, walk in state.walks.items():
@@ -273,13 +278,18 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             contacts.on_contact(turn, device, reading)
         case Identity():
             identities.on_identity(turn, device, reading)
-        case GammaSpectrum() | Housekeeping():
-            pass
+        case GammaSpectrum():
+            spectra.on_spectrum(turn, device, reading)
+        case Housekeeping():
+            calibration.on_housekeeping(turn, device, reading)
         case _:
             assert_never(reading)
 
 
 def _on_weight(turn: Turn, device: str, weight: Weight) -> None:
+    if calibration.is_test(turn, device):
+        return
+    calibration.watch(turn, device, weight)
     weighing.watch_range(turn, device, weight)
     weighing.watch_parity(turn, device, weight)
     if turn.rules.scales[device].weighs == "axles":
@@ -361,6 +371,7 @@ def _stop(turn: Turn) -> None:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(turn, part)
     turn.state.parts = tuple(declared.let_go(turn, part) for part in turn.state.parts)
+    calibration.on_stop(turn)
     # Nobody watches any more; what still holds is raised anew at the next start.
     for device, code in tuple(turn.state.standing):
         clear_standing(turn, device, code)

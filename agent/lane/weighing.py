@@ -32,7 +32,6 @@ def on_weight(turn: Turn, device: str, weight: Weight) -> None:
     if weight.mass_kg is None or weight.range != "ok":
         weighing = replace(weighing, stable_since=None)
     elif weight.mass_kg < options.min_load_kg:
-        _watch_zero(turn, device, options, weight)
         weighing = _leave(turn, device, weighing)
     else:
         weighing = _load(turn, device, options, weighing, weight)
@@ -68,20 +67,6 @@ def watch_parity(turn: Turn, device: str, weight: Weight) -> None:
     text = f"{device}: the scale sends a parity bit; set data_bits = 7 and its parity"
     finding = fault(device, "parity_bit_seen", text, "notice")
     set_standing(turn, finding, active=PARITY_SEEN in weight.notes)
-
-
-def _watch_zero(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
-    if options.zero_limit_kg is None or weight.stable is not True or weight.mass_kg is None:
-        return
-    text = (
-        f"{device}: the empty platform reads {weight.value} {weight.unit}, beyond "
-        f"{options.zero_limit_kg:g} kg; clean it and set it to zero"
-    )
-    set_standing(
-        turn,
-        fault(device, "zero_drift", text, "notice"),
-        active=abs(weight.mass_kg) > options.zero_limit_kg,
-    )
 
 
 def _load(

@@ -20,6 +20,9 @@ from drivers.readings import BadFrame, Reading, Reason, Undocumented
 JUDGED_BYTES = 4096
 """Only the last so many bytes are judged: enough for 200 frames, and bounded work."""
 PIECE_BYTES = 16
+LONG_JUDGED_BYTES = 32_768
+LONG_PIECE_BYTES = 512
+"""The same for drivers whose messages are of thousands of bytes."""
 KEPT_READINGS = 4
 
 LEAST_SHARE = 0.5
@@ -125,12 +128,14 @@ class _Tally:
 
 def recognise(data: bytes) -> Recognition:
     """Return which stream drivers read these bytes; none where it could be chance."""
-    data = data[-JUDGED_BYTES:]
-    bit_7 = marking(data)
+    data = data[-LONG_JUDGED_BYTES:]
+    bit_7 = marking(data[-JUDGED_BYTES:])
     candidates = _ranked(data if bit_7 == "none" else unmarked(data))
     if bit_7 != "none" and not candidates:
         bit_7, candidates = "none", _ranked(data)
-    return Recognition(heard_bytes=len(data), marking=bit_7, candidates=candidates)
+    return Recognition(
+        heard_bytes=min(len(data), JUDGED_BYTES), marking=bit_7, candidates=candidates
+    )
 
 
 def recognise_registers(
@@ -173,10 +178,12 @@ Undecided = Mapping[str, tuple[object, ...]]
 
 def _ranked(data: bytes) -> tuple[Candidate, ...]:
     best: list[tuple[DriverType, Mapping[str, object], _Tally, Undecided]] = []
-    pieces = tuple(_pieces(data))
+    short = tuple(_pieces(data[-JUDGED_BYTES:]))
+    long = tuple(data[at : at + LONG_PIECE_BYTES] for at in range(0, len(data), LONG_PIECE_BYTES))
     for driver in known_drivers():
         if driver.is_polled:
             continue
+        pieces = long if driver.has_long_messages else short
         if (found := _best_variant(driver, pieces)) is not None:
             best.append((driver, *found, _undecided(found, _alike(driver, found, pieces))))
     best.sort(key=lambda item: _rank(item[0].name, item[1], item[2]))
@@ -255,6 +262,7 @@ def _feed(found: DriverType, options: Mapping[str, object], pieces: Sequence[byt
         tally.take(len(piece), said)
         # Between two polls a device has answered; inside an answer nothing is asked.
         is_between = bool(said) or piece[-1:] in (b"\n", b"\x03")
+        is_between &= not found.has_long_messages  # a long piece holds the next one's beginning
         polls = _POLLS_TO_READY if is_between else 0
     return tally
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from drivers.base import Table
+from drivers.readings import Reading
 
 LINE_LIMIT_BYTES = 1 << 20
 """A longer line is no line of ours."""
@@ -56,7 +57,16 @@ class CapturedLink:
     is_up: bool
 
 
-CaptureLine = CapturedBytes | CapturedRegisters | CapturedLink
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedReadings:
+    """What a line of another program's file says, read without a driver."""
+
+    utc_us: int
+    device: str
+    readings: tuple[Reading, ...]
+
+
+CaptureLine = CapturedBytes | CapturedRegisters | CapturedLink | CapturedReadings
 
 _Register = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Device = Annotated[str, msgspec.Meta(min_length=1)]

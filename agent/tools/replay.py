@@ -15,6 +15,7 @@ from datetime import UTC, date, timezone
 from pathlib import Path
 from typing import cast
 
+from agent.config.spectral import spectral_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
@@ -26,11 +27,13 @@ from agent.tools.n42_replay import RecordedReading, is_n42, read_n42_file
 from agent.tools.recording import (
     CapturedBytes,
     CapturedLink,
+    CapturedReadings,
     CapturedRegisters,
     CaptureLine,
     RecordingError,
     read_capture,
 )
+from agent.tools.spectral_daily import is_spectral_daily, read_spectral_daily
 from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
@@ -101,7 +104,8 @@ def replay(recording: Path, lane: LaneConfig, lane_file: Path, options: ReplayOp
     for override in options.overrides:
         revision.update(b"\0" + override.encode())
     names = {text.partition("=")[0].strip().rpartition(".")[2] for text in options.overrides}
-    rules = lane.rules(run=NAME, pinned=frozenset(names & PORTAL_SETTINGS))
+    pinned = frozenset(names & PORTAL_SETTINGS)
+    rules = lane.rules(run=NAME, pinned=pinned, spectral=spectral_rules(lane))
     encoder = Encoder(
         identity=Identity(root="checkpoint", site=NAME, gw=NAME),
         mode="test",
@@ -165,6 +169,8 @@ class Replay:
         elif isinstance(line, CapturedLink):
             readings = driver.silence()
             yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
+        elif isinstance(line, CapturedReadings):
+            readings = list(line.readings)
         elif isinstance(line, CapturedBytes) and not is_polled:
             readings = cast("StreamDriver", driver).feed(line.data)
         elif isinstance(line, CapturedRegisters) and is_polled:
@@ -222,9 +228,12 @@ def _lines(recording: Path, lane: LaneConfig, options: ReplayOptions) -> Iterato
         raise RecordingError(f"{recording}: the recording is empty")
     if head.startswith(b"{"):
         return read_capture(recording)
+    portal = _portal(lane, options.device)
     if is_n42(head):
-        return read_n42_file(recording, _portal(lane, options.device))
-    return _daily_lines(recording, _portal(lane, options.device), options)
+        return read_n42_file(recording, portal)
+    if is_spectral_daily(head):
+        return read_spectral_daily(recording, portal, day=options.day, zone=options.zone)
+    return _daily_lines(recording, portal, options)
 
 
 def _daily_lines(

@@ -43,6 +43,7 @@ def simulate_command(arguments: argparse.Namespace) -> int:
 
 SPECTROMETERS = {
     "kromek-d3s": 'driver = "rpm.kromek"\nmodel = "D3S"\nenergy_kev = [0.0, 0.75]\n',
+    "kromek-d3m": 'driver = "rpm.kromek"\nmodel = "D3M"\nenergy_kev = [0.0, 0.75]\n',
     "kromek-d4": 'driver = "rpm.kromek"\nmodel = "D4"\nenergy_kev = [0.0, 0.75]\n',
     "kromek-d5": 'driver = "rpm.kromek"\nmodel = "D5"\nenergy_kev = [0.0, 0.75]\n',
     "rs-350": 'driver = "rpm.n42_stream"\n',

@@ -9,6 +9,9 @@ USB serial (115200 8N1) or, for a D5, TCP. Request and reply have one form, litt
     R  report: 80 set, a read; not set, a write; FE accepted, FF refused, C0 error
     K  CRC-16/CCITT-FALSE of all before it; 0000: not checked
 
+A message ends in empty channels, so two bytes too many leave 0000 where its CRC should be: once a
+device has sent a right CRC, 0000 is refused.
+
 A D5 sends each message in a SLIP frame; un-escaped first, then its length is read. Without SLIP a
 wrong length or CRC means that where the next message begins is lost: all is dropped until the line
 was quiet.
@@ -220,6 +223,7 @@ class Driver:
         self._is_report_known = False
         self._is_compression_off = False
         self._last_confirmation = b""
+        self._has_crc = False  # it has sent a right one: 0000 no longer counts
 
     @property
     def poll_period_s(self) -> float:
@@ -242,9 +246,11 @@ class Driver:
             )
             if not is_quiet:
                 return b""
-            self._drop_half()
         report = self._due()
-        return b"" if report is None else self._request(report)
+        if report is None:
+            return b""
+        self._drop_half()
+        return self._request(report)
 
     def _due(self) -> int | None:
         if not self._is_compression_off:
@@ -283,8 +289,8 @@ class Driver:
     def no_reply(self) -> list[Reading]:
         """Ask for the other report where none was ever answered; say what went unanswered."""
         asked = self._asked
-        if asked is None:
-            return []  # answered, only not with a reading
+        if asked is None or self.buffered:
+            return []  # answered, only not with a reading; or the answer is still coming
         self._drop_half()
         if asked == self._report and not self._is_report_known:
             self._report = _SPECTRUM if asked == _RADIOMETRICS else _RADIOMETRICS
@@ -303,7 +309,7 @@ class Driver:
         readings: list[Reading] = []
         messages = self._cut.feed(data) if self._slip is None else self._slip.feed(data)
         for message in messages:
-            refused = message if isinstance(message, BadFrame) else _form_fault(message)
+            refused = message if isinstance(message, BadFrame) else self._form_fault(message)
             if refused is None and isinstance(message, bytes):
                 readings += self._reply(message)
             elif refused is not None:
@@ -311,6 +317,20 @@ class Driver:
                 self._cut.is_lost = self._slip is None
                 readings.append(refused)
         return readings
+
+    def _form_fault(self, message: bytes) -> BadFrame | None:
+        """Return why a message is none: the length it says, then its CRC."""
+        if len(message) < OVERHEAD_BYTES or _CRC.unpack_from(message)[0] != len(message):
+            detail = f"{len(message)} bytes, not what the message says of its length"
+            return BadFrame.of(Reason.LENGTH, message, detail)
+        (got,) = _CRC.unpack_from(message, len(message) - _CRC.size)
+        expected = binascii.crc_hqx(message[: -_CRC.size], 0xFFFF)
+        if got == expected:
+            self._has_crc = True
+        elif got != 0 or self._has_crc:
+            detail = f"CRC {got:04X}, expected {expected:04X}"
+            return BadFrame.of(Reason.CHECKSUM, message, detail)
+        return None
 
     def _reply(self, message: bytes) -> list[Reading]:
         _, mode, _, report = _HEAD.unpack_from(message)
@@ -437,18 +457,6 @@ def _named(names: tuple[str, ...], index: int) -> str | None:
 def _message(report: int, payload: bytes) -> bytes:
     head = _HEAD.pack(OVERHEAD_BYTES + len(payload), 0, _BOARD, report)
     return head + payload + _CRC.pack(binascii.crc_hqx(head + payload, 0xFFFF))
-
-
-def _form_fault(message: bytes) -> BadFrame | None:
-    """Return why a message is none: the length it says, then its CRC."""
-    if len(message) < OVERHEAD_BYTES or _CRC.unpack_from(message)[0] != len(message):
-        detail = f"{len(message)} bytes, not what the message says of its length"
-        return BadFrame.of(Reason.LENGTH, message, detail)
-    (got,) = _CRC.unpack_from(message, len(message) - _CRC.size)
-    expected = binascii.crc_hqx(message[: -_CRC.size], 0xFFFF)
-    if got not in (0, expected):
-        return BadFrame.of(Reason.CHECKSUM, message, f"CRC {got:04X}, expected {expected:04X}")
-    return None
 
 
 def _wrong_size(message: bytes) -> BadFrame:

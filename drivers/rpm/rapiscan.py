@@ -114,6 +114,7 @@ class Driver:
         self._options = options
         self._buffer = b""
         self._is_first_line = True
+        self._is_shedding = False
         # Intervals since the occupancy began; None: we joined in the middle of one.
         self._gamma_seen: int | None = None
         self._windows_seen: int | None = None
@@ -130,11 +131,17 @@ class Driver:
         *lines, rest = (self._buffer + data).split(b"\n")
         readings: list[Reading] = []
         for line in lines:
-            readings += self._line(line)
-        if len(rest) > LONGEST_LINE:
-            readings.append(BadFrame.of(Reason.FLOOD, rest, f"no line end in {LONGEST_LINE} bytes"))
-            rest, self._is_first_line = b"", True
-        self._buffer = rest
+            if self._is_shedding:
+                self._is_shedding = False  # its end; the head was refused
+            elif len(line) > LONGEST_LINE:
+                readings.append(self._endless(line))
+            else:
+                readings += self._line(line)
+        if len(rest) > LONGEST_LINE and not self._is_shedding:
+            readings.append(self._endless(rest))
+            self._is_shedding = True
+        # What follows of such a line must not pass for a line of its own.
+        self._buffer = b"" if self._is_shedding else rest
         return readings
 
     def poll(self) -> bytes:
@@ -144,7 +151,7 @@ class Driver:
     def silence(self) -> list[Reading]:
         """Forget the half line and where in an occupancy we were."""
         half, self._buffer = self._buffer, b""
-        self._is_first_line = True
+        self._is_first_line, self._is_shedding = True, False
         self._gamma_seen = self._windows_seen = None
         self._joined_inside, self._backgrounds_in_a_row = False, 0
         return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent")] if half else []
@@ -153,11 +160,15 @@ class Driver:
         """Return nothing: nothing is asked."""
         return []
 
+    def _endless(self, line: bytes) -> BadFrame:
+        """Refuse a line by its head alone, so that it is the same in whatever pieces it comes."""
+        self._is_first_line = False
+        head = line[: LONGEST_LINE + 1]
+        return BadFrame.of(Reason.FLOOD, head, f"no line end in {LONGEST_LINE} bytes")
+
     def _line(self, line: bytes) -> list[Reading]:
         first, self._is_first_line = self._is_first_line, False
         body = line.removesuffix(b"\r")
-        if len(body) > LONGEST_LINE:
-            return [BadFrame.of(Reason.FLOOD, body, f"line of {len(body)} bytes")]
         tag, _, rest = body.decode("latin-1").partition(",")
         decode = _DECODERS.get(tag)
         reading = None if decode is None else decode(self, tag, rest)

@@ -2,7 +2,7 @@
 
 What a map says of the registers, read in one request so that no 32-bit value is ever torn::
 
-    gross net displayed tare heartbeat   "ADDRESS TYPE"  or  "ADDRESS TYPE sign CONDITION"
+    gross net displayed tare heartbeat counters   "ADDRESS TYPE"  or  "ADDRESS TYPE sign CONDITION"
     stable net_shown over under error refuse states      "CONDITION"
     decimals_field unit_field                            "PLACE.LOW-HIGH"
 
@@ -39,7 +39,16 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import KG_PER_UNIT, Block, mass_kg
-from drivers.readings import BadFrame, DeviceState, Mode, Range, Reading, Reason, Weight
+from drivers.readings import (
+    BadFrame,
+    DeviceState,
+    Housekeeping,
+    Mode,
+    Range,
+    Reading,
+    Reason,
+    Weight,
+)
 
 CUSTOM = "custom"
 UNPROVEN = "register map not yet proven against the display"
@@ -182,6 +191,13 @@ class Options:
         dict[str, str] | None,
         Meta(description="conditions of the device that are reported, by name, e.g. seal_open"),
     ] = None
+    counters: Annotated[
+        dict[Literal["calibration_counter", "configuration_counter"], str] | None,
+        Meta(
+            description="the indicator's own counts of calibrations and of changes of its set-up, "
+            "each as ADDRESS TYPE; the lane holds them against the declared ones"
+        ),
+    ] = None
 
 
 def presets() -> dict[str, dict[str, object]]:
@@ -280,6 +296,8 @@ class _Map:
         self.error, self.refuse = self._many("error"), self._many("refuse")
         states = options.states or {}
         self.states = {name: self._test(f"states.{name}", text) for name, text in states.items()}
+        counters = options.counters or {}
+        self.counters = {name: self._counter(name, text) for name, text in counters.items()}
         self.decimals_field = self._field("decimals_field")
         self.unit_field = self._field("unit_field")
         self.factor = _factor(options.factor or "1")
@@ -287,10 +305,17 @@ class _Map:
         self._check_width()
         self.block = self._block()
 
+    def _counter(self, name: str, text: str) -> _Figure:
+        counter = self._figure_of(f"counters.{name}", text)
+        if counter.type not in ("u16", "u32") or counter.sign is not None:
+            raise ValueError(f"counters.{name} only counts up; give it the type u16 or u32")
+        return counter
+
     def _figure(self, name: str) -> _Figure | None:
         text = getattr(self.options, name)
-        if text is None:
-            return None
+        return None if text is None else self._figure_of(name, text)
+
+    def _figure_of(self, name: str, text: str) -> _Figure:
         found = _FIGURE.fullmatch(text)
         if found is None:
             raise ValueError(
@@ -399,7 +424,7 @@ class _Map:
         )
 
     def _parts(self) -> Iterator[_Figure | _Bits]:
-        for figure in (self.figure, self.tare, self.heartbeat):
+        for figure in (self.figure, self.tare, self.heartbeat, *self.counters.values()):
             if figure is not None:
                 yield figure
                 if figure.sign is not None:
@@ -481,6 +506,7 @@ class Driver:
         self._still_limit = max(1, math.ceil(options.heartbeat_s / options.poll_period_s))
         self._notes = () if options.map_proven else (UNPROVEN,)
         self._states: dict[str, bool] = {}
+        self._counters: dict[str, int | float] = {}
         self._heartbeat: int | float | None = None
         self._still = 0
 
@@ -496,6 +522,7 @@ class Driver:
             if is_active
         ]
         self._states.clear()
+        self._counters.clear()
         self._heartbeat, self._still = None, 0
         return readings
 
@@ -512,6 +539,11 @@ class Driver:
         readings: list[Reading] = []
         for name, test in self._map.states.items():
             self._state(name, readings, active=test.holds(words))
+        for name, counter in self._map.counters.items():
+            count = counter.number(words)
+            if self._counters.get(name) != count:
+                self._counters[name] = count
+                readings.append(Housekeeping(quantity=name, value=count, unit="1"))
         try:
             self._watch_heartbeat(words, readings)
             readings.append(self._weight(words))

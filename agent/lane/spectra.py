@@ -1,0 +1,394 @@
+"""Spectroscopic panels: from readings to the slices of one passage, and what they come to.
+
+While the lane is empty its slices become the background; a vehicle's slices begin ``guard_s``
+before it breaks the beam. They are judged as they come, so that an alarm does not wait for the
+vehicle to leave, and once more, whole, when it has left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from agent.analysis import model
+from agent.analysis.energy import polynomial_edges
+from agent.analysis.model import STATISTICS, Model, Verdict
+from agent.lane import naming
+from agent.lane.alarms import Finding, fault, latch, set_standing
+from agent.lane.naming import Named
+from agent.lane.occupancy import put
+from agent.lane.slices import EmptyLane, Floats, Gathering, Slice, on_grid
+from agent.lane.state import PassSpectra, Spectra, Transit, Turn
+from agent.records import (
+    BackgroundQuality,
+    Evidence,
+    Severity,
+    SpectralPart,
+)
+from drivers.readings import EnergyCalibration, GammaSpectrum
+
+SLOW_MEMORY = 5.0
+"""The slow background remembers so many times longer than the one decisions are made with."""
+LONGEST_PASS_S = 120.0
+"""A vehicle that stands longer is judged on its first two minutes."""
+LEAST_BACKGROUND_S = 10.0
+"""With less exposure of the empty lane nothing is judged."""
+GOOD_BACKGROUND_S = 60.0
+LONGEST_INTERVAL_S = 5.0
+"""A spectrum over a longer time tells nothing of when."""
+LEAST_P = 1e-300
+NORM_LOOK_P = 0.05
+"""A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
+MODEL_DRIFT = 0.15
+"""An assumed model is made anew where the background has moved by so much."""
+
+
+# ------------------------------------------------------------------ readings
+
+
+def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
+    """Put one detector's spectrum into its slice; one without energies is only said."""
+    rules = turn.rules.spectral
+    if rules is None or reading.real_time_s > LONGEST_INTERVAL_S or reading.real_time_s <= 0:
+        return  # a background that the device has summed by itself is no slice
+    name = f"{device}/{reading.detector}" if reading.detector else device
+    edges = _edges(rules.energies.get(device) or reading.energy, len(reading.counts))
+    text = (
+        f"{device}: the channels of {name} have no usable energies; set devices.{device}.energy "
+        "(checkpointd calibrate energy measures it)"
+    )
+    set_standing(turn, fault(device, "energy_unknown", text, "high"), active=edges is None)
+    if edges is None:
+        return
+    spectra = turn.state.spectra or _fresh(turn)
+    middle_s = reading.age_s + 0.5 * reading.real_time_s
+    live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
+    gathering = spectra.gathering.with_interval(
+        name,
+        on_grid(reading.counts, edges, rules.shapes.library.edges_kev),
+        min(live_s, reading.real_time_s),
+        turn.stamp.back(middle_s).mono_us,
+    )
+    turn.state.spectra = _with_raw(turn, replace(spectra, gathering=gathering), device, reading)
+    while turn.state.spectra.gathering.whole():
+        close_slice(turn)
+
+
+def _edges(energy: EnergyCalibration | None, channels: int) -> Floats | None:
+    """Return the channels' edges [keV], None where they are unknown or do not rise."""
+    if energy is None or channels < 1:
+        return None
+    if energy.edges_kev:
+        edges = np.asarray(energy.edges_kev, dtype=float)
+        fits = len(edges) == channels + 1 and bool(np.all(np.diff(edges) > 0))
+        return edges if fits else None
+    try:
+        return polynomial_edges(energy.coefficients_kev, channels)
+    except ValueError:
+        return None
+
+
+def _fresh(turn: Turn) -> Spectra:
+    rules = turn.rules.spectral
+    assert rules is not None
+    slice_us = round(rules.options.slice_s * 1e6)
+    bins = len(rules.shapes.library.edges_kev) - 1
+    empty = EmptyLane(memory_s=rules.options.background_memory_s)
+    return Spectra(gathering=Gathering(slice_us=slice_us, bins=bins), empty=empty)
+
+
+def _with_raw(turn: Turn, spectra: Spectra, device: str, reading: GammaSpectrum) -> Spectra:
+    """Keep the spectrum as it came, for the event's own file: what is near a vehicle, bounded."""
+    rules = turn.rules.spectral
+    assert rules is not None
+    raw = (*spectra.raw, (turn.stamp.back(reading.age_s), device, reading))
+    if spectra.passage is None:
+        oldest = turn.stamp.back(rules.options.guard_s + 2 * rules.options.slice_s)
+        raw = tuple(each for each in raw if each[0].mono_us >= oldest.mono_us)
+    elif raw[-1][0].since_s(raw[0][0]) > LONGEST_PASS_S:
+        raw = raw[:-1]
+    return replace(spectra, raw=raw)
+
+
+# ------------------------------------------------------------------ slices
+
+
+def close_slice(turn: Turn) -> None:
+    """Close the oldest slice: it is the vehicle's, or waits to become background."""
+    spectra = turn.state.spectra
+    assert spectra is not None
+    gathering, new = spectra.gathering.close()
+    spectra = replace(spectra, gathering=gathering)
+    transit = _transit_at(turn, new)
+    if transit is None:
+        turn.state.spectra = _waiting(turn, spectra, new)
+        return
+    if spectra.passage is None or spectra.passage.passage_id != transit.passage_id:
+        spectra = _begun(turn, spectra, transit)
+    turn.state.spectra = spectra = _added(spectra, new)
+    _alarm_if_due(turn, transit)
+
+
+def _transit_inside(turn: Turn) -> Transit | None:
+    """Return the last vehicle while it is not sealed."""
+    last = turn.state.transits[-1] if turn.state.transits else None
+    return None if last is None or last.is_sealed else last
+
+
+def _transit_at(turn: Turn, new: Slice) -> Transit | None:
+    """Return the vehicle whose slice it is, None where the lane was empty."""
+    transit = _transit_inside(turn)
+    if transit is None or new.ended_us <= transit.started.mono_us:
+        return None
+    if transit.ended is not None and new.began_us >= transit.ended.mono_us:
+        return None
+    return transit
+
+
+def _waiting(turn: Turn, spectra: Spectra, new: Slice) -> Spectra:
+    """Let the slice wait, and make background of what has waited long enough.
+
+    After a vehicle the wait begins anew, so that what lingers behind it is no background either.
+    """
+    rules = turn.rules.spectral
+    assert rules is not None
+    waiting, empty = (*spectra.waiting, new), spectra.empty
+    guard_us = rules.options.guard_s * 1e6
+    slow_s = SLOW_MEMORY * rules.options.background_memory_s
+    while waiting and new.ended_us - waiting[0].ended_us >= guard_us:
+        empty = empty.with_slice(waiting[0], slow_memory_s=slow_s)
+        waiting = waiting[1:]
+    return replace(spectra, waiting=waiting, empty=empty)
+
+
+def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
+    """Begin a passage: the background is frozen, and what waited is the vehicle's approach."""
+    rules = turn.rules.spectral
+    assert rules is not None
+    known = spectra.empty.for_detectors(len(spectra.gathering.detectors))
+    passage = PassSpectra(passage_id=transit.passage_id, quality=_quality(turn, spectra.empty))
+    if known is not None:
+        counts, live_s = known
+        exposure_s = float(live_s.max())
+        used = live_s > 0.2 * exposure_s
+        passage = replace(passage, background=counts, background_s=live_s, used=used)
+        if exposure_s >= LEAST_BACKGROUND_S:
+            spectra, lane_model = _model(turn, spectra, counts[used], live_s[used])
+            passage = replace(passage, stream=model.begin(lane_model), model=lane_model)
+    spectra = replace(spectra, passage=passage, waiting=())
+    for each in turn.state.spectra.waiting if turn.state.spectra else ():
+        spectra = _added(spectra, each)
+    return spectra
+
+
+def _quality(turn: Turn, empty: EmptyLane) -> BackgroundQuality:
+    apart = empty.parts_by()
+    if apart is None or empty.live_s is None or float(empty.live_s.max()) < GOOD_BACKGROUND_S:
+        return "learning"
+    return "suspect" if apart > turn.rules.lane.suspect_fraction else "good"
+
+
+def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tuple[Spectra, Model]:
+    """Return the model to judge with: the learned one, or one assumed for this background."""
+    rules = turn.rules.spectral
+    assert rules is not None
+    if rules.model is not None:
+        return spectra, rules.model
+    rate_cps = (counts / live_s[:, None]).sum(axis=0)
+    gross_cps = float(rate_cps.sum())
+    if spectra.assumed is None or abs(gross_cps / spectra.assumed_cps - 1.0) > MODEL_DRIFT:
+        options = rules.options
+        made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
+        spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
+    assert spectra.assumed is not None
+    return spectra, spectra.assumed
+
+
+def _added(spectra: Spectra, new: Slice) -> Spectra:
+    """Return the passage after one more slice, up to the longest that is judged."""
+    passage = spectra.passage
+    assert passage is not None
+    slice_s = spectra.gathering.slice_us / 1e6
+    if len(passage.slices) * slice_s >= LONGEST_PASS_S:
+        return spectra
+    passage = replace(passage, slices=(*passage.slices, new))
+    if passage.stream is not None and passage.model is not None:
+        counts, expected = summed(passage, new)
+        stream = model.add(passage.model, passage.stream, counts, expected)
+        passage = replace(passage, stream=stream)
+    return replace(spectra, passage=passage)
+
+
+def due_us(turn: Turn) -> int | None:
+    """Return when the oldest open slice is closed at the latest; None: none is open."""
+    spectra = turn.state.spectra
+    return None if spectra is None else spectra.gathering.due_us()
+
+
+def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
+    """Return counts and expected background (bin,) of a slice, over the detectors in use."""
+    assert passage.background is not None
+    assert passage.background_s is not None
+    assert passage.used is not None
+    known = len(passage.used)
+    used = np.flatnonzero(passage.used & (new.live_s[:known] > 0))
+    rates = passage.background[used] / passage.background_s[used, None]
+    expected = rates.T @ new.live_s[used]
+    empty = passage.model.empty if passage.model is not None else None
+    if empty is not None and len(used):
+        # The background's own noise, over its whole exposure, is smoothed before it is scaled.
+        exposure_s = float(passage.background_s[used].mean())
+        whole = rates.sum(axis=0) * exposure_s
+        expected = empty.steadied(expected, whole)
+    return new.counts[used].sum(axis=0), expected
+
+
+# ------------------------------------------------------------------ what it comes to
+
+
+def _alarm_if_due(turn: Turn, transit: Transit) -> None:
+    """Raise the alarm at the first crossing; it is named when the vehicle has left."""
+    spectra = turn.state.spectra
+    assert spectra is not None
+    passage, rules = spectra.passage, turn.rules.spectral
+    if passage is None or passage.stream is None or passage.model is None or rules is None:
+        return
+    if passage.stream.seen % passage.model.look or passage.is_alarmed:
+        return
+    found = model.verdict(passage.model, passage.stream)
+    if float(found.p) >= rules.options.false_alarm_rate:
+        return
+    finding = _finding(turn, found, None)
+    put(turn, latch(turn, transit, finding))
+    turn.state.spectra = replace(spectra, passage=replace(passage, is_alarmed=True))
+
+
+def finish(turn: Turn, transit: Transit) -> Transit:
+    """Return the vehicle with what its spectra come to; its passage is then over."""
+    spectra, rules = turn.state.spectra, turn.rules.spectral
+    if spectra is None or rules is None:
+        return transit
+    while spectra.gathering.open and _is_next_of(turn, transit):
+        close_slice(turn)
+        spectra = turn.state.spectra
+        assert spectra is not None
+    transit = next(t for t in turn.state.transits if t.passage_id == transit.passage_id)
+    passage = spectra.passage
+    if passage is None or passage.passage_id != transit.passage_id:
+        return transit
+    part, transit = _part(turn, transit, passage)
+    turn.state.spectra = replace(
+        spectra, passage=None, finished=passage, raw=(), finished_raw=spectra.raw
+    )
+    return replace(transit, spectral=part)
+
+
+def _is_next_of(turn: Turn, transit: Transit) -> bool:
+    spectra = turn.state.spectra
+    assert spectra is not None
+    number = min(spectra.gathering.open)
+    return transit.ended is None or number * spectra.gathering.slice_us < transit.ended.mono_us
+
+
+def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralPart, Transit]:
+    """Return what the passage comes to, and the vehicle with its alarm."""
+    rules, spectra = turn.rules.spectral, turn.state.spectra
+    assert rules is not None
+    assert spectra is not None
+    detectors = spectra.gathering.detectors
+    exposure_s = None if passage.background_s is None else float(passage.background_s.max())
+    part = SpectralPart(
+        devices=tuple(dict.fromkeys(name.partition("/")[0] for name in detectors)),
+        detectors=detectors,
+        left_out=_left_out(passage, detectors),
+        alarm=False,
+        statistic=None,
+        p=None,
+        false_alarm_rate=rules.options.false_alarm_rate,
+        provisional=rules.model is None,
+        category=None,
+        nuclides=(),
+        norm=None,
+        extent_s=None,
+        slices=len(passage.slices),
+        background_s=None if exposure_s is None else round(exposure_s, 3),
+        background_quality=passage.quality,
+        calibration=rules.calibration,
+    )
+    if passage.stream is None or passage.model is None:
+        return part, transit
+    stream = model.end(passage.model, passage.stream)
+    found = model.verdict(passage.model, stream)
+    is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
+    named = None
+    if is_alarm or float(found.p) < NORM_LOOK_P:
+        named = naming.named(passage, found, rules)
+    part = replace(
+        part,
+        alarm=is_alarm,
+        statistic=STATISTICS[int(found.statistic)],
+        p=max(float(f"{float(found.p):.4g}"), LEAST_P),
+    )
+    if named is not None and (is_alarm or named.norm):
+        part = replace(
+            part,
+            category=named.category,
+            nuclides=named.nuclides,
+            norm=named.norm,
+            extent_s=named.extent_s,
+        )
+    if is_alarm:
+        transit = latch(turn, transit, _finding(turn, found, named))
+    return part, transit
+
+
+def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
+    """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
+    rules = turn.rules.spectral
+    assert rules is not None
+    p = max(float(f"{float(found.p):.4g}"), LEAST_P)
+    statistic = STATISTICS[int(found.statistic)]
+    detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
+    device = detectors[0].partition("/")[0]
+    names = () if named is None else tuple(n.name for n in named.nuclides)
+    category = None if named is None else named.category
+    says = "not named before it has left" if category is None else ", ".join((category, *names))
+    severity: Severity = "high"
+    if category in {"medical", "NORM"}:
+        severity = "elevated"
+    text = f"{device}: spectrum no benign traffic gives (p = {p:.1e}); {says}"
+    return Finding(
+        kind="spectral",
+        source="agent",
+        code=f"spectrum_{statistic}",
+        severity=severity,
+        device=device,
+        text=text,
+        evidence=(
+            Evidence(
+                test=statistic,
+                statistic=round(float(found.z), 3),
+                threshold=rules.options.false_alarm_rate,
+                p=p,
+                window_s=round(2.0 * float(found.half_width_s), 2),
+            ),
+        ),
+        detectors=detectors,
+        category=category,
+        nuclides=None if named is None else names,
+    )
+
+
+def _left_out(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the detectors that were not used, each with its reason."""
+    said = []
+    live_s = np.zeros(len(detectors))
+    for each in passage.slices:
+        live_s[: len(each.live_s)] += each.live_s
+    for index, name in enumerate(detectors):
+        if live_s[index] == 0:
+            said.append(f"{name}: silent")
+        elif passage.used is None or index >= len(passage.used) or not passage.used[index]:
+            said.append(f"{name}: no background yet")
+    return tuple(said)
