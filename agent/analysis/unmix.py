@@ -135,10 +135,11 @@ def screen(spectrum: Spectrum, prior: Prior, held: Floats, trial: Floats) -> Flo
     columns = np.vstack([prior.columns, held])
     padded = np.pad(spectrum.counts, 1, mode="edge")
     smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    weight = 1.0 / (spectrum.dispersion * np.maximum(smooth, 0.5 * spectrum.base))
+    variance = spectrum.dispersion * np.maximum(smooth, 0.5 * spectrum.base)
+    weight: Floats = np.divide(1.0, variance)
     precision = np.concatenate([prior.sd**-2.0, np.full(len(held), 1e-12)])
     mean = np.concatenate([prior.mean, np.zeros(len(held))])
-    covariance = np.linalg.inv((columns * weight) @ columns.T + np.diag(precision))
+    covariance = np.linalg.inv((columns * weight) @ columns.T + np.diag(precision)).astype(float)
     excess = weight * (spectrum.counts - spectrum.base - mean @ columns)
     gain = trial @ excess - (trial * weight) @ columns.T @ covariance @ (columns @ excess)
     return _standardised(gain, trial, columns, weight, covariance)
