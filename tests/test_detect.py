@@ -368,6 +368,25 @@ def test_the_smoothed_background_keeps_its_total_and_loses_its_noise():
     assert smooth.sum(axis=1) == pytest.approx(counts.sum(axis=1), rel=0.01)
 
 
+def test_long_passages_teach_by_all_their_windows():
+    white = np.arange(3 * 40.0).reshape(3, 40, 1)
+    windows = model._windows(white, np.array([40, 30, 10]), 16)
+    firsts = [(int(each[0, 0]) // 40, int(each[0, 0]) % 40) for each in windows]
+    assert firsts == [(0, 0), (1, 0), (2, 0), (0, 8), (1, 8), (0, 16), (0, 24)]
+    short = model._windows(white[:, :10], np.array([10] * 3), 16)
+    assert short.shape == (3, 16, 1)
+    assert not short[:, :6].any()
+
+
+def test_a_few_passages_teach_the_prior_but_no_threshold():
+    counts, expected, _ = traffic(np.random.default_rng(SEED + 9), 30)
+    few = model.learn_prior(counts, expected, shapes_sought(), SLICE_S, 1e-2)
+    assert few.is_provisional
+    # What a vehicle takes away is slow: the slow cosines are free, the fast ones hardly at all.
+    free = np.trace(few.nuisance.gain, axis1=1, axis2=2)
+    assert free[1] > 3 * free[-4:].mean()
+
+
 def test_a_model_says_its_look_and_its_window(taught):
     assert (taught.slices, taught.look) == (16, 2)
     assert replace(taught, slice_s=2.0).look == 1

@@ -204,12 +204,7 @@ def learn(
         raise ValueError(message)
     empty = learn_empty(background_counts[::2])
     expected = empty.steadied(expected, background_counts[:, None])
-    mean = _mean_expected(expected[::2])
-    slices = max(2, round(WINDOW_S / slice_s))
-    white = _first_window(detect.whiten(counts[::2], expected[::2]), slices)
-    norm = _norm(shapes, mean, slice_s)
-    prior = nuisance.learn(_capped(white), slice_s, *norm)
-    model = with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
+    model = learn_prior(counts[::2], expected[::2], shapes, slice_s, false_alarm_rate)
     model = replace(model, empty=empty)
     taught = _judged(model, counts[::2], expected[::2])
     tails = tuple(threshold.learn_tails(best) for best in taught.best)
@@ -232,6 +227,21 @@ def _assumed_empty(norm: Library, expected: Floats) -> EmptyShape:
     variance, modes = np.linalg.eigh(white.T @ white)
     kept = variance > 1e-12
     return EmptyShape(mean=mean, modes=modes[:, kept], variance=variance[kept])
+
+
+def learn_prior(
+    counts: Floats, expected: Floats, shapes: Shapes, slice_s: float, false_alarm_rate: float
+) -> Model:
+    """Return a model that knows what benign passages do, but whose thresholds are provisional.
+
+    ``counts`` (pass, slice, bin), ``expected`` as for ``learn``. Passages longer than the window
+    teach by several windows, half a window apart.
+    """
+    mean = _mean_expected(expected)
+    slices = max(2, round(WINDOW_S / slice_s))
+    white = _windows(detect.whiten(counts, expected), _lengths(expected, counts.shape[1]), slices)
+    prior = nuisance.learn(_capped(white), slice_s, *_norm(shapes, mean, slice_s))
+    return with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
 
 
 def learn_empty(background_counts: Floats) -> EmptyShape:
@@ -285,13 +295,14 @@ def _mean_expected(expected: Floats) -> Floats:
     return usable
 
 
-def _first_window(white: Floats, slices: int) -> Floats:
-    """Return the first window of each passage; a shorter one is quiet before it begins."""
-    held = white[:, :slices]
-    missing = slices - held.shape[1]
-    if not missing:
-        return held
-    return np.concatenate([np.zeros((len(held), missing, held.shape[2])), held], axis=1)
+def _windows(white: Floats, lengths: NDArray[np.intp], slices: int) -> Floats:
+    """Return the whole windows of each passage; a shorter one is quiet before it begins."""
+    missing = slices - white.shape[1]
+    if missing > 0:
+        return np.concatenate([np.zeros((len(white), missing, white.shape[2])), white], axis=1)
+    starts = range(0, -missing + 1, max(1, slices // 2))
+    held = [white[(lengths >= at + slices) | (at == 0), at : at + slices] for at in starts]
+    return np.concatenate(held)
 
 
 def _capped(white: Floats) -> Floats:
@@ -458,11 +469,15 @@ def judge(model: Model, counts: Floats, expected: Floats, background_counts: Flo
 
 def _by_length(expected: Floats, slices: int) -> list[tuple[int, NDArray[np.intp]]]:
     """Return the passages of each length, without the padding at their end (nothing expected)."""
-    if expected.shape[1] == 1:
-        return [(slices, np.arange(len(expected)))]
-    has = expected.sum(axis=-1) > 0
-    lengths = np.where(has.any(axis=1), slices - has[:, ::-1].argmax(axis=1), 0)
+    lengths = _lengths(expected, slices)
     return [(int(length), np.flatnonzero(lengths == length)) for length in np.unique(lengths)]
+
+
+def _lengths(expected: Floats, slices: int) -> NDArray[np.intp]:
+    if expected.shape[1] == 1:
+        return np.full(len(expected), slices)
+    has = expected.sum(axis=-1) > 0
+    return np.where(has.any(axis=1), slices - has[:, ::-1].argmax(axis=1), 0)
 
 
 def _judged(model: Model, counts: Floats, expected: Floats) -> Stream:
