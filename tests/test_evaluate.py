@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.cli import main
-from agent.tools import pass_judging
+from agent.tools import pass_judging, pass_spectra
 from agent.tools.evaluate import detector_of
-from agent.tools.pass_judging import nuclide_of_source
+from agent.tools.pass_sought import nuclide_of_source
 from agent.tools.passes import PassesError, read_library, read_passes
 
 SEED = 20261123
@@ -178,8 +178,8 @@ def test_half_the_live_time_is_no_suppression(tmp_path):
     content = arrays(commission=3)
     content["live_s"] = np.full((len(content["role"]), SLICES, 2), SLICE_S / 2)
     passes = read_passes(written(tmp_path / "p.npz", content))
-    grid = pass_judging.grid_of(passes)
-    summed = pass_judging.summed(passes, grid, pass_judging.left_out(passes))
+    grid = pass_spectra.grid_of(passes)
+    summed = pass_spectra.summed(passes, grid, pass_spectra.left_out(passes))
     rate = content["background_counts"][0].sum() / 60.0
     inside = summed.background[0].sum() / content["background_counts"][0].sum()
     assert summed.expected[0, 0].sum() == pytest.approx(rate * SLICE_S / 2 * inside)
@@ -187,8 +187,8 @@ def test_half_the_live_time_is_no_suppression(tmp_path):
 
 def test_each_detector_is_read_on_its_own_scale(tmp_path, whole):
     passes = read_passes(written(tmp_path / "p.npz", whole))
-    grid = pass_judging.grid_of(passes)
-    summed = pass_judging.summed(passes, grid, pass_judging.left_out(passes))
+    grid = pass_spectra.grid_of(passes)
+    summed = pass_spectra.summed(passes, grid, pass_spectra.left_out(passes))
     cs = np.array([name.startswith("Cs137") for name in whole["truth"]])
     excess = (summed.counts - summed.expected)[cs].sum(axis=(0, 1))
     inside = (grid[:-1] > 450) & (grid[1:] < 900)
@@ -250,7 +250,7 @@ def test_a_strong_source_leaves_no_detector_out(tmp_path):
     content = arrays(commission=40)
     content["counts"][45, 6:9, 0] += 20_000
     passes = read_passes(written(tmp_path / "p.npz", content))
-    assert not pass_judging.left_out(passes).any.any()
+    assert not pass_spectra.left_out(passes).any.any()
 
 
 def test_neutrons_alone_raise_an_alarm(tmp_path, capsys):

@@ -23,8 +23,11 @@ from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import DEFAULT_CONFIG, wrong
 from agent.config.nuclides import load_nuclides
 from agent.config.problems import ConfigError
-from agent.tools import pass_judging
-from agent.tools.pass_judging import Judged, LeftOut, Sought, nuclide_of_source
+from agent.lane.naming import Named
+from agent.tools import pass_judging, pass_spectra
+from agent.tools.pass_judging import Judged
+from agent.tools.pass_sought import Sought, name_of, nuclide_of_source, targets
+from agent.tools.pass_spectra import LeftOut
 from agent.tools.passes import Passes, PassesError, read_library, read_passes
 
 Floats = NDArray[np.float64]
@@ -99,46 +102,52 @@ Progressing = Callable[[str, int], Callable[[int], None]]
 
 def evaluate(passes: Passes, sought: Sought, far: float, progress: Progressing) -> Result:
     """Return what the detection makes of a file of passages; raises PassesError."""
-    out = pass_judging.left_out(passes)
-    grid = pass_judging.grid_of(passes)
-    summed = pass_judging.summed(passes, grid, out)
+    out = pass_spectra.left_out(passes)
+    grid = pass_spectra.grid_of(passes)
+    summed = pass_spectra.summed(passes, grid, out)
     teach, test = (
         summed.some(np.flatnonzero(which)) for which in (passes.is_commission, passes.is_test)
     )
     done = progress("computing what is looked for", 1)
     empty = summed.background[summed.is_judged].sum(axis=0)
-    shapes = pass_judging.shapes_for(grid, empty, sought)
+    wanted = targets(grid, empty, sought, passes.slice_s)
     done(1)
     done = progress(f"learning from {len(teach.counts)} passages", 1)
-    model = pass_judging.model_of(teach, test, shapes, passes.slice_s, far)
+    model = pass_judging.model_of(teach, test, wanted.shapes, passes.slice_s, far)
     done(1)
     done = progress("judging", len(test.counts))
     neutron_p = pass_judging.neutron_p_values(passes)
     judged = pass_judging.judged(model, test, neutron_p, done)
-    lines = _lines(passes, judged, out, far, is_provisional=model.is_provisional)
+    names: dict[int, Named] = {}
+    if wanted.rules is not None:
+        alarmed = np.flatnonzero((judged.p < far) & test.is_judged)
+        done = progress("naming", len(alarmed))
+        for index in alarmed:
+            names[int(index)] = name_of(wanted.rules, test, judged.verdict, int(index))
+            done(1)
     return Result(
-        lines=tuple(lines),
+        lines=tuple(
+            _line(int(number), index, judged, names.get(index), far)
+            | {"provisional": model.is_provisional, "left_out": out.of(int(number))}
+            for index, number in enumerate(np.flatnonzero(passes.is_test))
+        ),
         summary=summary_of(passes, judged, far, is_provisional=model.is_provisional),
         notes=tuple(_notes(passes, out, is_provisional=model.is_provisional)),
     )
 
 
-def _lines(
-    passes: Passes, judged: Judged, out: LeftOut, far: float, *, is_provisional: bool
-) -> Iterator[Json]:
-    for index, number in enumerate(np.flatnonzero(passes.is_test)):
-        p = float(judged.p[index])
-        known = not math.isnan(p)
-        yield {
-            "pass": int(number),
-            "alarm": p < far if known else None,
-            "p": float(f"{p:.4g}") if known else None,
-            "statistic": judged.statistic[index],
-            "category": None,
-            "nuclides": [],
-            "provisional": is_provisional,
-            "left_out": out.of(int(number)),
-        }
+def _line(number: int, index: int, judged: Judged, name: Named | None, far: float) -> Json:
+    p = float(judged.p[index])
+    known = not math.isnan(p)
+    nuclides = () if name is None else name.nuclides
+    return {
+        "pass": number,
+        "alarm": p < far if known else None,
+        "p": float(f"{p:.4g}") if known else None,
+        "statistic": judged.statistic[index],
+        "category": None if name is None else name.category,
+        "nuclides": [{"name": each.name, "confidence": each.confidence} for each in nuclides],
+    }
 
 
 def _notes(passes: Passes, out: LeftOut, *, is_provisional: bool) -> Iterator[str]:
