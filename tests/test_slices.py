@@ -127,3 +127,16 @@ def test_rebinning_by_interpolation_is_the_overlap_of_channels_and_bins(
     grid = sqrt_grid(30.0, 900.0, 12)
     expected = np.array(channels) @ rebin_matrix(edges, grid)
     assert on_grid(tuple(channels), edges, grid) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_detector_that_always_speaks_second_is_waited_for_from_its_second_interval_on() -> None:
+    g = gathering()
+    closed = []
+    for number in range(3):
+        for detector in ("left", "right"):
+            g = g.with_interval(detector, counts(1, 1), 1.0, number * SECOND_US + 500_000)
+            if g.whole():
+                g, done = g.close()
+                closed.append(done.live_s.tolist())
+    assert closed == [[1.0], [1.0, 1.0], [1.0, 1.0]]
+    assert g.late == 1
