@@ -240,8 +240,7 @@ def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
         # The background's own noise, over its whole exposure, is smoothed before it is scaled.
         exposure_s = float(passage.background_s[used].mean())
         whole = rates.sum(axis=0) * exposure_s
-        smooth = empty.smoothed(whole)
-        expected = expected * np.where(whole > 0, smooth / np.maximum(whole, 1e-12), 1.0)
+        expected = empty.steadied(expected, whole)
     return new.counts[used].sum(axis=0), expected
 
 
