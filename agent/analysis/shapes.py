@@ -22,6 +22,10 @@ ENERGIES_KEV = tuple(float(e) for e in np.geomspace(40.0, 2700.0, 60))
 SCATTER_CM = (0.0, 1.0, 4.0)
 SINGLES = 100
 NAMED_ALIKE = 0.99
+WINDOW_EDGES_KEV = (60.0, 3000.0)
+"""A plastic portal's windows share out about this range; their limits are not published."""
+WINDOW_SLOPES = (0.2, 0.35, 0.5, 0.75)
+"""Of a soft source each window holds so much of the one below it."""
 
 
 def computed_shapes(
@@ -65,12 +69,6 @@ def named_among(everything: Library, background: Floats, exclude: Collection[str
     """Return what identification names: every nuclide, without near-copies of its own."""
     kept = [i for i, name in enumerate(everything.nuclides) if name not in exclude]
     return pruned(chosen(everything, np.array(kept)), background, at_most=NAMED_ALIKE)
-
-
-WINDOW_EDGES_KEV = (60.0, 3000.0)
-"""A plastic portal's windows share out about this range; their limits are not published."""
-WINDOW_SLOPES = (0.2, 0.35, 0.5, 0.75)
-"""Of a soft source each window holds so much of the one below it."""
 
 
 def window_shapes(count: int) -> Shapes:

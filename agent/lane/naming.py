@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agent.analysis.courses import Passage, weighted
 from agent.analysis.detect import FALL
-from agent.analysis.identify import Identification, identify, weighted
+from agent.analysis.identify import Identification, identify
 from agent.analysis.model import Verdict
-from agent.analysis.norm import NormDecision, Passage, norm_decision
+from agent.analysis.norm import NormDecision, norm_decision
 from agent.lane.options import SpectralRules
 from agent.lane.slices import Floats
 from agent.records import Category, NuclideNamed
