@@ -66,21 +66,22 @@ class Gathering:
     ) -> Gathering:
         """Return the gathering with one interval of one detector in it."""
         number = middle_us // self.slice_us
+        known = detector in self.detectors
+        gathering = replace(
+            self,
+            heard={**self.heard, detector: max(number, self.heard.get(detector, number))},
+            detectors=self.detectors if known else (*self.detectors, detector),
+        )
         if number <= self.closed_upto:
-            return replace(self, late=self.late + 1)
+            # Heard all the same: a detector that always speaks last is waited for from now on.
+            return replace(gathering, late=self.late + 1)
         before = self.open.get(number, OpenSlice())
         held = before.counts.get(detector)
         now = OpenSlice(
             counts={**before.counts, detector: counts if held is None else held + counts},
             live_s={**before.live_s, detector: before.live_s.get(detector, 0.0) + live_s},
         )
-        known = detector in self.detectors
-        return replace(
-            self,
-            open={**self.open, number: now},
-            heard={**self.heard, detector: max(number, self.heard.get(detector, number))},
-            detectors=self.detectors if known else (*self.detectors, detector),
-        )
+        return replace(gathering, open={**self.open, number: now})
 
     def whole(self) -> bool:
         """Return whether every detector that is heard has covered the oldest open slice."""
