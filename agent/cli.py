@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     _add_status(commands)
     _add_replay(commands)
+    _add_evaluate(commands)
     _add_capture(commands)
     _add_demo(commands)
     _add_simulate(commands)
@@ -231,6 +232,13 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
     parser.add_argument(
+        "--passes",
+        type=Path,
+        metavar="OUT.npz",
+        help="new file for what the passages counted in their spectra or energy windows, for "
+        "evaluate and calibrate threshold; exit code 1 where there is none",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="one JSON object a line, as on MQTT, and a summary"
     )
 
@@ -240,6 +248,65 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         return replay_command(arguments)
 
     parser.set_defaults(run=run)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="what the detection finds in recorded or synthetic passages, and how often it errs",
+        description="Learns from the passages whose role is commission, judges each one whose role "
+        "is test on its own, and sums up alarms by truth and strength. The truth is read for the "
+        "summary alone. With too few passages to learn from, every line says provisional.",
+    )
+    parser.add_argument("passes", type=Path, metavar="PASSES.npz", help="see docs/detection.md")
+    parser.add_argument(
+        "--far",
+        type=_rate,
+        default=1e-3,
+        metavar="RATE",
+        help="false alarms per benign passage (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=["nai", "csi", "labr3", "pvt"],
+        default="nai",
+        help="what the detectors are made of (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crystal",
+        metavar="AxBxCcm",
+        help="size of one detector, as 5x10x40cm (default: what is usual of its material)",
+    )
+    parser.add_argument(
+        "--library", type=Path, metavar="FILE", help="look for this library file's spectra instead"
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="NUCLIDE",
+        help="do not look for this nuclide's own spectra; repeatable",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a test passage, and a summary"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.evaluate import evaluate_command  # noqa: PLC0415 - see above
+
+        return evaluate_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1e-9 <= value <= 0.5:
+        raise argparse.ArgumentTypeError(f"{text}: expected alarms per passage, 1e-9 to 0.5")
+    return value
 
 
 def _day(text: str) -> date:

@@ -22,10 +22,12 @@ from agent.records import (
     BackgroundUsed,
     Evidence,
     MetalPart,
+    NuclideNamed,
     Passage,
     Phase,
     RpmPart,
     ScalePart,
+    SpectralPart,
     Stamp,
 )
 from agent.settings import JournalOptions, MqttOptions
@@ -100,6 +102,28 @@ def passage(number: int = 1, *, parts: bool = False) -> Passage:
         metal=MetalPart(device="metal", result="clear", persons=1, alarms=0, directions=("in",))
         if parts
         else None,
+        spectral=_spectral() if parts else None,
+    )
+
+
+def _spectral() -> SpectralPart:
+    return SpectralPart(
+        devices=("panel",),
+        detectors=("panel/1",),
+        left_out=(),
+        alarm=True,
+        statistic="score",
+        p=3.1e-6,
+        false_alarm_rate=1e-3,
+        provisional=False,
+        category="industrial",
+        nuclides=(NuclideNamed(name="Cs-137", confidence=0.97),),
+        norm=False,
+        extent_s=2.4,
+        slices=14,
+        background_s=280.0,
+        background_quality="good",
+        calibration=None,
     )
 
 

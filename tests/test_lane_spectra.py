@@ -149,6 +149,8 @@ def test_crystals_that_count_nothing_at_all_harm_nothing(rules):
         lane.tick(lane.at_s)
         assert len(lane.passages()) == number + 1
     assert lane.alarms("spectral") == []
+    part = lane.passages()[-1].spectral
+    assert (part.p, part.left_out) == (None, ("rpm/Aa1: counts nothing",))
 
 
 def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):

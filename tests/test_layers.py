@@ -81,7 +81,7 @@ RULES = (
     Rule(
         EDGES,
         (*EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
-        ("msgspec", "cryptography", "rfc8785"),
+        ("msgspec", "cryptography", "numpy", "rfc8785"),
         frozenset({"sqlite3"}),
     ),
     Rule(

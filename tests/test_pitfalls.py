@@ -15,7 +15,7 @@ from lane_bench import Bench
 from agent.config import ConfigError, load_lane
 from agent.lane.options import ScaleOptions
 from drivers import modbus
-from drivers.base import Block, LineParameters
+from drivers.base import Block, CoilWrite, LineParameters
 from drivers.modbus import ModbusLine, NoReplyError
 from drivers.readings import Weight
 from drivers.scale import toledo
@@ -122,11 +122,19 @@ def test_no_scale_driver_ever_sends_a_command_that_sets_zero_or_tare(capture):
 
 
 @pytest.mark.parametrize("table", ["coils", "discrete", "input", "holding"])
-def test_a_modbus_line_can_ask_only_to_read(table):
+def test_a_modbus_line_reads_and_sets_only_coils(table):
     what = Block(table=table, address=100, count=2, period_s=1.0)
     assert modbus._asked(1, what).payload[0] in {1, 2, 3, 4}
     offered = {name for name in vars(ModbusLine) if not name.startswith("_")}
-    assert offered == {"join", "leave", "close", "read_block"}
+    assert offered == {"join", "leave", "close", "read_block", "write_coils"}
+
+
+@pytest.mark.parametrize("function", [5, 15])
+def test_what_a_modbus_line_writes_are_coils_never_registers(function):
+    write = CoilWrite(address=3, values=(True,), function=function)
+    assert modbus._writing(1, write).payload[0] == function
+    register = CoilWrite(address=3, values=(True,), function=6)  # no such function of ours
+    assert modbus._writing(1, register).payload[0] in {5, 15}
 
 
 class NoDelays:

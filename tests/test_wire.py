@@ -319,6 +319,6 @@ def test_the_schemas_know_every_member_of_a_record() -> None:
 
     sent = json.loads(encoded(passage(parts=True)))["data"]
     assert members("passage", "data") == set(sent)
-    for part in ("rpm", "scale", "metal"):
+    for part in ("rpm", "scale", "metal", "spectral"):
         assert members("passage", "data", part) == set(sent[part])
     assert members("alarm", "data") == set(json.loads(encoded(alarm()))["data"])

@@ -60,11 +60,13 @@ def point_profiles(slices: int, slice_s: float) -> Profiles:
 class Bank:
     """Matched filters for some templates.
 
-    ``shapes``: (template, bin) whitened; ``over``: (profile, template) 1/sqrt(variance).
+    ``shapes``: (template, bin) whitened; ``over``: (profile, template) 1/sqrt(variance);
+    ``skew``: (template,) the largest third moment of Z, which few counts give.
     """
 
     shapes: Floats
     over: Floats
+    skew: Floats
 
     def best(
         self, cleaned: Floats, profiles: Profiles, used: slice
@@ -85,7 +87,10 @@ def bank(shapes: Floats, expected: Floats, nuisance: Nuisance, profiles: Profile
     # A shape that the prior explains altogether cannot be told from traffic: it scores nothing.
     free = variance > 1e-6 * (profiles.values**2).sum(axis=1)[:, None] * (white**2).sum(axis=1)
     over = np.where(free, 1.0 / np.sqrt(np.where(free, variance, 1.0)), 0.0)
-    return Bank(shapes=white, over=over)
+    # Of a sum of Poisson variables with weights a: sum a³m / (sum a²m)^1.5, without the prior.
+    of_time = (profiles.values**3).sum(axis=1) / (profiles.values**2).sum(axis=1) ** 1.5
+    of_energy = (white**3 / np.sqrt(expected)).sum(axis=1) / (white**2).sum(axis=1) ** 1.5
+    return Bank(shapes=white, over=over, skew=of_time.max() * of_energy)
 
 
 def whiten(counts: Floats, expected: Floats) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.knowledge import Knowledge
 from agent.analysis.library import Library
-from agent.analysis.unmix import Fits, Prior, Spectrum, fit, score
+from agent.analysis.unmix import Fits, Prior, Spectrum, fit, screen
 
 Floats = NDArray[np.float64]
 
@@ -149,7 +149,7 @@ def stretched(shapes: Floats, edges_kev: Floats, gain: float) -> Floats:
         + below[:, k + 1] * t**2 * (3 - 2 * t)
         + widths[k] * (slopes[:, k] * t * (1 - t) ** 2 - slopes[:, k + 1] * t**2 * (1 - t))
     )
-    return np.diff(curve, axis=1)
+    return np.maximum(np.diff(curve, axis=1), 0.0)
 
 
 _NEAR = 14.0  # log evidence by which a set may trail the best and still be worth a full fit
@@ -167,13 +167,12 @@ def grow(
 
     Spectrum and prior come back too: they now carry the templates' own error.
     """
-    empty = _evaluated(spectrum, prior, known, [((), known.middle)])
-    singles = _singles(spectrum, prior, known, empty[0])
+    singles = _singles(spectrum, prior, known)
     best = max(singles, key=lambda m: m.evidence, default=None)
     if best is not None:
         spectrum, prior = _with_shape_error(spectrum, prior, best, known.limits)
-        empty = _evaluated(spectrum, prior, known, [((), known.middle)])
-        singles = _singles(spectrum, prior, known, empty[0])
+        singles = _singles(spectrum, prior, known)
+    empty = _evaluated(spectrum, prior, known, [((), known.middle)])
     models = [*empty, *singles]
     beam = _distinct(singles, known)
     for _ in range(1, known.limits.max_nuclides):
@@ -186,12 +185,11 @@ def grow(
     return spectrum, prior, sorted(models, key=lambda m: -m.evidence)
 
 
-def _singles(spectrum: Spectrum, prior: Prior, known: Candidates, empty: Model) -> list[Model]:
+def _singles(spectrum: Spectrum, prior: Prior, known: Candidates) -> list[Model]:
     """Return the models of one nuclide that stand near the best."""
     gains, templates, bins = known.shapes.shape
-    z = score(
-        spectrum, prior, np.zeros((0, bins)), empty.fits, known.shapes.reshape(-1, bins)
-    ).reshape(gains, templates)
+    flat = known.shapes.reshape(-1, bins)
+    z = screen(spectrum, prior, np.zeros((0, bins)), flat).reshape(gains, templates)
     worth = 0.5 * z**2 + known.log_gain[:, None] + known.log_prior
     worth[z < _LEAST_TRIAL_Z] = -np.inf
     at = worth.argmax(axis=0)
@@ -211,7 +209,7 @@ def _larger(spectrum: Spectrum, prior: Prior, known: Candidates, beam: list[Mode
     asked: dict[tuple[tuple[int, ...], int], None] = {}
     for model in beam:
         shapes = known.shapes[model.gain]
-        z = score(spectrum, prior, shapes[list(model.templates)], model.fits, shapes)
+        z = screen(spectrum, prior, shapes[list(model.templates)], shapes)
         worth = 0.5 * z**2 + known.log_prior
         held = {known.groups[t] for t in model.templates}
         worth[[name in held for name in known.groups]] = -np.inf

@@ -8,6 +8,7 @@ The statistics stand side by side and share one false-alarm budget.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +33,12 @@ WEIGHTS = (0.6, 0.25, 0.05, 0.1)
 """How the false-alarm budget is shared out, in the order of STATISTICS."""
 LEAST_TO_LEARN = 2 * threshold.LEAST_PASSES
 """Half of the passages teach what traffic does, the other half what scores it gives."""
+LEAST_BIN_SHARE = 1e-4
+"""Of all counts of a background at least so much is expected in each bin before any is learned; a
+64th of a NaI log's 3 MeV holds this much at the upper end."""
+EMPTY_NORM, EMPTY_GAIN = 0.05, 0.01
+"""What is assumed of the empty lane's changes before any was learned: K, U and Th each by so much
+of the whole rate (rain brings radon down), and the energy scale by so much."""
 CHUNK = 200
 CAPPED = 0.995
 """A passage whose slow changes are larger than those of so many others counts no more than they."""
@@ -74,6 +81,19 @@ class EmptyShape:
         kept: Floats = np.maximum(smooth, 0.1 * expected)
         return kept
 
+    def steadied(self, expected: Floats, counts: Floats) -> Floats:
+        """Return counts expected in a slice (…, bin) without the noise of the background itself.
+
+        ``expected``: as the background ``counts`` (…, bin) say. A bin in which the empty lane gave
+        no count is still expected to give some: it takes its part of what all bins give.
+        """
+        smooth = self.smoothed(counts)
+        total = np.maximum(counts.sum(axis=-1, keepdims=True), 1e-12)
+        of_bin = expected * smooth / np.where(counts > 0, counts, 1.0)
+        of_all = expected.sum(axis=-1, keepdims=True) / total * smooth
+        steady: Floats = np.where(counts > 0, of_bin, of_all)
+        return steady
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
@@ -84,8 +104,7 @@ class Model:
     """Of the window."""
     false_alarm_rate: float
     shapes: Shapes
-    empty: EmptyShape | None
-    """None: the background is taken as it was counted."""
+    empty: EmptyShape
     nuisance: Nuisance
     root_expected: Floats
     """(bin,) square root of the background counts expected in a slice."""
@@ -130,8 +149,9 @@ class Stream:
 class Verdict:
     """What a passage comes to: ``p`` (…,), the statistic and template behind it.
 
-    ``template`` indexes ``names`` of the statistic's bank, -1 where it has none. ``peak_slice``
-    and ``half_width_s`` are the profile of the library's or dictionary's best template.
+    ``template`` indexes the dictionary's names where the statistic is that, else the library's.
+    ``z``, ``peak_slice`` and ``half_width_s`` are of that template at its best; -inf and NaN
+    before the first look.
     """
 
     p: Floats
@@ -144,9 +164,13 @@ class Verdict:
 
 
 def assume(shapes: Shapes, expected_cps: Floats, slice_s: float, false_alarm_rate: float) -> Model:
-    """Return a model for a lane that has seen no traffic, with that background (bin,) [cps]."""
+    """Return a model for a lane that has seen no traffic, with that background (bin,) [cps].
+
+    The background may be a short one: a bin that gave no count is taken to give a few.
+    """
     slices = max(2, round(WINDOW_S / slice_s))
-    expected = np.maximum(expected_cps * slice_s, 1e-9)
+    expected = expected_cps * slice_s
+    expected = np.maximum(expected, max(LEAST_BIN_SHARE * float(expected.sum()), 1e-9))
     edges = shapes.library.edges_kev
     centres = np.sqrt(np.maximum(edges[:-1], 1.0) * edges[1:])
     norm = _norm(shapes, expected, slice_s)
@@ -179,13 +203,8 @@ def learn(
         message = f"{len(counts)} benign passages; at least {LEAST_TO_LEARN} are needed to learn"
         raise ValueError(message)
     empty = learn_empty(background_counts[::2])
-    expected = _smooth_expected(empty, expected, background_counts)
-    mean = _mean_expected(expected[::2])
-    slices = max(2, round(WINDOW_S / slice_s))
-    white = _first_window(detect.whiten(counts[::2], expected[::2]), slices)
-    norm = _norm(shapes, mean, slice_s)
-    prior = nuisance.learn(_capped(white), slice_s, *norm)
-    model = with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
+    expected = empty.steadied(expected, background_counts[:, None])
+    model = learn_prior(counts[::2], expected[::2], shapes, slice_s, false_alarm_rate)
     model = replace(model, empty=empty)
     taught = _judged(model, counts[::2], expected[::2])
     tails = tuple(threshold.learn_tails(best) for best in taught.best)
@@ -195,6 +214,34 @@ def learn(
     model = replace(model, statistics=threshold.learn_tails(scores))
     _, largest = _weighed(model, held_out)
     return replace(model, together=threshold.learn_tails(_as_z(largest)[:, None]))
+
+
+def _assumed_empty(norm: Library, expected: Floats) -> EmptyShape:
+    """Return how an empty lane's spectrum may change: in K, U and Th, and by the gain."""
+    mean = expected / expected.sum()
+    edges = norm.edges_kev
+    density = np.interp(edges, 0.5 * (edges[1:] + edges[:-1]), mean / np.diff(edges))
+    gain = -np.diff(edges * density)
+    changes = np.concatenate([EMPTY_NORM * norm.shapes, EMPTY_GAIN * gain[None]])
+    white = changes / np.sqrt(mean)
+    variance, modes = np.linalg.eigh(white.T @ white)
+    kept = variance > 1e-12
+    return EmptyShape(mean=mean, modes=modes[:, kept], variance=variance[kept])
+
+
+def learn_prior(
+    counts: Floats, expected: Floats, shapes: Shapes, slice_s: float, false_alarm_rate: float
+) -> Model:
+    """Return a model that knows what benign passages do, but whose thresholds are provisional.
+
+    ``counts`` (pass, slice, bin), ``expected`` as for ``learn``. Passages longer than the window
+    teach by several windows, half a window apart.
+    """
+    mean = _mean_expected(expected)
+    slices = max(2, round(WINDOW_S / slice_s))
+    white = _windows(detect.whiten(counts, expected), _lengths(expected, counts.shape[1]), slices)
+    prior = nuisance.learn(_capped(white), slice_s, *_norm(shapes, mean, slice_s))
+    return with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
 
 
 def learn_empty(background_counts: Floats) -> EmptyShape:
@@ -224,7 +271,7 @@ def with_prior(
         slices=slices,
         false_alarm_rate=false_alarm_rate,
         shapes=shapes,
-        empty=None,
+        empty=_assumed_empty(shapes.norm, expected),
         nuisance=prior,
         root_expected=np.sqrt(expected),
         profiles=profiles,
@@ -240,14 +287,6 @@ def _norm(shapes: Shapes, expected: Floats, slice_s: float) -> tuple[Floats, flo
     return shapes.norm.shapes / np.sqrt(expected), NORM_SHARE * float(expected.sum()) / slice_s
 
 
-def _smooth_expected(empty: EmptyShape, expected: Floats, background_counts: Floats) -> Floats:
-    """Return the expected counts with the background's own noise smoothed away."""
-    raw = np.maximum(background_counts, 1e-12)
-    smoothed: Floats = expected * (empty.smoothed(background_counts) / raw)[:, None]
-    usable: Floats = np.where(background_counts[:, None] > 0, smoothed, expected)
-    return usable
-
-
 def _mean_expected(expected: Floats) -> Floats:
     """Return the mean expected counts (bin,) of the slices that are not padding."""
     flat = expected.reshape(-1, expected.shape[-1])
@@ -256,13 +295,14 @@ def _mean_expected(expected: Floats) -> Floats:
     return usable
 
 
-def _first_window(white: Floats, slices: int) -> Floats:
-    """Return the first window of each passage; a shorter one is quiet before it begins."""
-    held = white[:, :slices]
-    missing = slices - held.shape[1]
-    if not missing:
-        return held
-    return np.concatenate([np.zeros((len(held), missing, held.shape[2])), held], axis=1)
+def _windows(white: Floats, lengths: NDArray[np.intp], slices: int) -> Floats:
+    """Return the whole windows of each passage; a shorter one is quiet before it begins."""
+    missing = slices - white.shape[1]
+    if missing > 0:
+        return np.concatenate([np.zeros((len(white), missing, white.shape[2])), white], axis=1)
+    starts = range(0, -missing + 1, max(1, slices // 2))
+    held = [white[(lengths >= at + slices) | (at == 0), at : at + slices] for at in starts]
+    return np.concatenate(held)
 
 
 def _capped(white: Floats) -> Floats:
@@ -338,8 +378,10 @@ def verdict(model: Model, stream: Stream) -> Verdict:
     surprises, largest = _weighed(model, stream)
     statistic = (surprises + np.log(WEIGHTS)).argmax(axis=-1)
     if model.together is not None:
-        largest = model.together.surprise(_as_z(largest)[..., None])[..., 0]
-    p = np.exp(-largest)
+        fused = model.together.surprise(_as_z(largest)[..., None])[..., 0]
+    else:
+        fused = threshold.together(surprises, WEIGHTS)
+    p = np.exp(-fused)
     library = _best_template(model, stream, 0)
     other = _best_template(model, stream, 1)
     is_library = statistic != 1
@@ -364,11 +406,15 @@ def verdict(model: Model, stream: Stream) -> Verdict:
 
 
 def _weighed(model: Model, stream: Stream) -> tuple[Floats, Floats]:
-    """Return -ln p of each statistic (…, statistic), and the weighted Bonferroni bound of all."""
+    """Return -ln p of each statistic (…, statistic), and the largest of them with its weight.
+
+    The latter is never negative and, unlike the Bonferroni bound, never stops at p = 1: passages
+    that stop at one value would not have uniform p-values.
+    """
     surprises = _surprises(model, stream)
     if model.statistics is not None:
         surprises = model.statistics.surprise(_as_z(surprises))
-    return surprises, threshold.together(surprises, WEIGHTS)
+    return surprises, (surprises + np.log(np.array(WEIGHTS) / max(WEIGHTS))).max(axis=-1)
 
 
 def _as_z(surprise: Floats) -> Floats:
@@ -383,7 +429,7 @@ def _template_surprises(model: Model, stream: Stream, index: int) -> Floats:
         return model.templates[index].surprise(best)
     # Two profiles a half-width apart are nearly independent looks; templates are all counted.
     looks = best.shape[-1] * max(1.0, stream.seen * model.slice_s / detect.HALF_WIDTHS_S[0])
-    return threshold.normal_surprise(best, looks)
+    return threshold.normal_surprise(best, looks, model.banks[index].skew)
 
 
 def _best_template(model: Model, stream: Stream, index: int) -> NDArray[np.intp]:
@@ -407,13 +453,45 @@ def _surprises(model: Model, stream: Stream) -> Floats:
 
 def judge(model: Model, counts: Floats, expected: Floats, background_counts: Floats) -> Verdict:
     """Return the verdicts on whole passages; arguments as for ``learn``."""
-    if model.empty is not None:
-        expected = _smooth_expected(model.empty, expected, background_counts)
-    return verdict(model, _judged(model, counts, expected))
+    expected = model.empty.steadied(expected, background_counts[:, None])
+    groups = _by_length(expected, counts.shape[1])
+    verdicts = [
+        verdict(model, _judged_alike(model, counts[which, :length], expected[which, :length]))
+        for length, which in groups
+    ]
+    order = np.argsort(np.concatenate([which for _, which in groups]))
+    fields = {
+        name: np.concatenate([getattr(each, name) for each in verdicts])[order]
+        for name in Verdict.__slots__
+    }
+    return Verdict(**fields)
+
+
+def _by_length(expected: Floats, slices: int) -> list[tuple[int, NDArray[np.intp]]]:
+    """Return the passages of each length, without the padding at their end (nothing expected)."""
+    lengths = _lengths(expected, slices)
+    return [(int(length), np.flatnonzero(lengths == length)) for length in np.unique(lengths)]
+
+
+def _lengths(expected: Floats, slices: int) -> NDArray[np.intp]:
+    if expected.shape[1] == 1:
+        return np.full(len(expected), slices)
+    has = expected.sum(axis=-1) > 0
+    return np.where(has.any(axis=1), slices - has[:, ::-1].argmax(axis=1), 0)
 
 
 def _judged(model: Model, counts: Floats, expected: Floats) -> Stream:
-    """Return the streams of whole passages side by side, some at a time for memory's sake."""
+    """Return the streams of whole passages, each ended with its last slice that is no padding."""
+    groups = _by_length(expected, counts.shape[1])
+    streams = [
+        _judged_alike(model, counts[which, :length], expected[which, :length])
+        for length, which in groups
+    ]
+    return _joined(streams, np.argsort(np.concatenate([which for _, which in groups])))
+
+
+def _judged_alike(model: Model, counts: Floats, expected: Floats) -> Stream:
+    """Return the streams of passages of one length, some at a time for memory's sake."""
     parts = []
     for at in range(0, len(counts), CHUNK):
         some, wanted = counts[at : at + CHUNK], expected[at : at + CHUNK]
@@ -422,15 +500,21 @@ def _judged(model: Model, counts: Floats, expected: Floats) -> Stream:
         for number in range(some.shape[1]):
             stream = add(model, stream, some[:, number], wanted[:, number])
         parts.append(end(model, stream))
+    return _joined(parts, np.arange(len(counts)))
+
+
+def _joined(parts: Sequence[Stream], order: NDArray[np.intp]) -> Stream:
+    """Return the streams side by side in that order, without their windows."""
+
+    def each(pick: Callable[[Stream], tuple[Floats, ...]]) -> tuple[Floats, ...]:
+        picked = zip(*(pick(part) for part in parts), strict=True)
+        return tuple(np.concatenate(arrays)[order] for arrays in picked)
+
     return Stream(
-        seen=parts[0].seen,
-        white=np.zeros((0, model.slices, counts.shape[2])),
-        best=_joined([part.best for part in parts]),
-        peak_slice=_joined([part.peak_slice for part in parts]),
-        half_width_s=_joined([part.half_width_s for part in parts]),
-        residual=np.concatenate([part.residual for part in parts]),
+        seen=max(part.seen for part in parts),
+        white=np.zeros((0, *parts[0].white.shape[-2:])),
+        best=each(lambda part: part.best),
+        peak_slice=each(lambda part: part.peak_slice),
+        half_width_s=each(lambda part: part.half_width_s),
+        residual=np.concatenate([part.residual for part in parts])[order],
     )
-
-
-def _joined(parts: list[tuple[Floats, ...]]) -> tuple[Floats, ...]:
-    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))

@@ -100,6 +100,7 @@ def norm_decision(
     of_point, of_load = (_misfit(heights, sigma, family) for family in (points, loads))
     is_extended = of_load[0] <= of_point[0] + limits.point_margin
     extent = loads[of_load[1]] if is_extended else points[of_point[1]]
+    natural = _excess(passage, variants, known.edges_kev, extent)
     carried = natural.amplitudes.sum() * natural.shape / natural.shape.sum()
     masked_z, template, masked_profile = _masked(passage, variants, known, points, carried)
     is_there = natural.z >= limits.min_z

@@ -95,7 +95,9 @@ def learn(white: Floats, slice_s: float, norm_shapes: Floats, norm_cps: float) -
     seen = min(white.shape[1], max(2, round(2.0 * SLOW_HZ * white.shape[1] * slice_s)))
     flat = slow[:, :seen].reshape(-1, white.shape[2])
     variance, shapes = np.linalg.eigh(flat.T @ flat / len(flat))
-    kept = int(min(max((variance > LEAST_EXCESS).sum(), 1), MOST_MODES))
+    # Of few passages chance alone gives more: (1 + sqrt(bins/rows))² (Marchenko and Pastur).
+    chance = (1.0 + np.sqrt(flat.shape[1] / len(flat))) ** 2
+    kept = int(min(max((variance > max(LEAST_EXCESS, chance)).sum(), 1), MOST_MODES))
     modes = shapes[:, ::-1][:, :kept]
     amounts = slow @ modes
     covariance = np.einsum("pfk,pfl->fkl", amounts, amounts) / len(amounts) - np.eye(kept)

@@ -22,6 +22,10 @@ ENERGIES_KEV = tuple(float(e) for e in np.geomspace(40.0, 2700.0, 60))
 SCATTER_CM = (0.0, 1.0, 4.0)
 SINGLES = 100
 NAMED_ALIKE = 0.99
+WINDOW_EDGES_KEV = (60.0, 3000.0)
+"""A plastic portal's windows share out about this range; their limits are not published."""
+WINDOW_SLOPES = (0.2, 0.35, 0.5, 0.75)
+"""Of a soft source each window holds so much of the one below it."""
 
 
 def computed_shapes(
@@ -65,3 +69,34 @@ def named_among(everything: Library, background: Floats, exclude: Collection[str
     """Return what identification names: every nuclide, without near-copies of its own."""
     kept = [i for i, name in enumerate(everything.nuclides) if name not in exclude]
     return pruned(chosen(everything, np.array(kept)), background, at_most=NAMED_ALIKE)
+
+
+def window_shapes(count: int) -> Shapes:
+    """Return the shapes for a plastic portal's energy windows, low to high.
+
+    Plastic shows no peaks: a source is soft or hard, its shape a falling or rising series of
+    windows. The dictionary holds the single windows and their neighbours. K, U and Th fill the
+    windows nearly evenly, the harder the higher.
+    """
+    if count < 1:
+        raise ValueError(f"{count} windows; there is at least one")
+    edges = np.geomspace(*WINDOW_EDGES_KEV, count + 1)
+    number = np.arange(count)
+    soft = [(f"soft_{slope:g}", slope**number) for slope in WINDOW_SLOPES]
+    hard = [("even_1", np.ones(count)), ("hard_2", 2.0**number)]
+    single = [(f"window {i + 1}_1", np.eye(count)[i]) for i in range(count)]
+    pairs = [
+        (f"window {i + 1}_2", np.eye(count)[i] + np.eye(count)[i + 1]) for i in range(count - 1)
+    ]
+    norm = [
+        (name, slope**number) for name, slope in (("K-40", 0.9), ("Ra-226", 0.7), ("Th-232", 1.1))
+    ]
+    library, dictionary, natural = (
+        Library(
+            names=tuple(name for name, _ in each),
+            shapes=np.array([shape / shape.sum() for _, shape in each]),
+            edges_kev=edges,
+        )
+        for each in ([*soft, *hard], [*single, *pairs], norm)
+    )
+    return Shapes(library=library, dictionary=dictionary, norm=natural)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, gammaincinv, kolmogorov, log_ndtr, pdtr
+from scipy.special import betaincinv, gammaincc, gammaincinv, kolmogorov, log_ndtr, pdtr
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +25,9 @@ BODY = 0.95
 LEAST_PASSES = 200
 """With fewer benign passages nothing is learned: the tail alone would rest on ten of them."""
 KNOTS = 257
+LEAST_TAIL = 1e-250
+LEAST_SKEW = 0.003
+"""Below it a gamma variable is a normal one as far as any p-value here goes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,15 +95,35 @@ def _pareto(scores: Floats, edge: float) -> tuple[float, float]:
     return shape, mean * (1.0 - shape)
 
 
-def normal_surprise(z: Floats, looks: float) -> Floats:
+def normal_surprise(z: Floats, looks: float, skew: Floats | float = 0.0) -> Floats:
     """Return -ln p of the largest of so many standard normal variables, by Bonferroni.
 
     For a lane without enough benign traffic: p = looks × P(Z ≥ z), at most 1. No correlation
-    between the looks is credited, so the figure errs to the side of fewer alarms.
+    between the looks is credited, so the figure errs to the side of fewer alarms. ``skew``: third
+    moment of Z; where few counts make it count, Z is taken as a shifted gamma variable of that
+    skewness (Pearson's type III: Phil. Trans. R. Soc. A 186 (1895) 343).
     """
-    log_p = math.log(looks) + log_ndtr(-np.asarray(z, dtype=float))
-    surprise: Floats = np.maximum(-log_p, 0.0)
+    z, gamma = np.broadcast_arrays(np.asarray(z, dtype=float), np.asarray(skew, dtype=float))
+    log_p = log_ndtr(-z)
+    has = gamma > LEAST_SKEW
+    if has.any():
+        log_p = np.where(has, _log_gamma_tail(z, np.where(has, gamma, 1.0)), log_p)
+    surprise: Floats = np.maximum(-log_p - math.log(looks), 0.0)
     return surprise
+
+
+def _log_gamma_tail(z: Floats, skew: Floats) -> Floats:
+    """Return ln P(Z ≥ z) of a gamma variable with mean 0, variance 1 and that skewness."""
+    mean = 4.0 / skew**2
+    ratio = np.maximum(1.0 + z / np.sqrt(mean), 1e-9)
+    tail = gammaincc(mean, mean * ratio)
+    # Where the tail is below the least number there is: Chernoff's bound, which is above it.
+    bound = np.where(ratio > 1.0, -mean * (ratio - 1.0 - np.log(ratio)), 0.0)
+    least = math.log(LEAST_TAIL)
+    log_p: Floats = np.where(
+        tail > LEAST_TAIL, np.log(np.maximum(tail, LEAST_TAIL)), np.minimum(bound, least)
+    )
+    return log_p
 
 
 def together(surprises: Floats, weights: Sequence[float]) -> Floats:

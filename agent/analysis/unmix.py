@@ -99,6 +99,8 @@ def fit(spectrum: Spectrum, prior: Prior, sources: Floats, *, rounds: int = _ROU
         coefficients = np.linalg.solve(information, right[..., None])[..., 0]
         model = spectrum.base + np.einsum("mp,mpb->mb", coefficients, columns)
         expected = np.maximum(model, _FLOOR * spectrum.base)
+    weighted = columns / (spectrum.dispersion * expected)[:, None, :]
+    information = weighted @ columns.transpose(0, 2, 1) + diagonal
     likelihood = (spectrum.counts * np.log(expected) - expected) / spectrum.dispersion
     offset = coefficients[:, :nuisances] - prior.mean
     penalty = 0.5 * (offset**2 * precision[:nuisances]).sum(axis=1)
@@ -114,13 +116,41 @@ def score(spectrum: Spectrum, prior: Prior, held: Floats, fitted: Fits, trial: F
     """Return each trial shape's efficient score [σ] when added to the one fitted model.
 
     ``held``: (source, bin), the model's own sources. ``trial``: (shape, bin). Neyman's C(α) test:
-    what the model's parameters could explain is projected out, with their priors.
+    what the model's parameters could explain is projected out, with their priors. 0 for a shape
+    that they explain in full.
     """
     columns = np.vstack([prior.columns, held])
     weight = 1.0 / (spectrum.dispersion * fitted.expected[0])
-    shared = (trial * weight) @ columns.T
     gain = trial @ (weight * (spectrum.counts - fitted.expected[0]))
+    return _standardised(gain, trial, columns, weight, fitted.covariance[0])
+
+
+def screen(spectrum: Spectrum, prior: Prior, held: Floats, trial: Floats) -> Floats:
+    """Return roughly how much each trial shape would improve a model [σ], however strong it is.
+
+    Least squares with the variance that the data themselves show: unlike the score, it does not
+    trust a model that is far off, as one without a strong source is. ``held``, ``trial``: as for
+    ``score``.
+    """
+    columns = np.vstack([prior.columns, held])
+    padded = np.pad(spectrum.counts, 1, mode="edge")
+    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    variance = spectrum.dispersion * np.maximum(smooth, 0.5 * spectrum.base)
+    weight: Floats = np.divide(1.0, variance)
+    precision = np.concatenate([prior.sd**-2.0, np.full(len(held), 1e-12)])
+    mean = np.concatenate([prior.mean, np.zeros(len(held))])
+    covariance = np.linalg.inv((columns * weight) @ columns.T + np.diag(precision)).astype(float)
+    excess = weight * (spectrum.counts - spectrum.base - mean @ columns)
+    gain = trial @ excess - (trial * weight) @ columns.T @ covariance @ (columns @ excess)
+    return _standardised(gain, trial, columns, weight, covariance)
+
+
+def _standardised(
+    gain: Floats, trial: Floats, columns: Floats, weight: Floats, covariance: Floats
+) -> Floats:
+    shared = (trial * weight) @ columns.T
     own = (trial**2) @ weight
-    information = own - np.einsum("tp,pq,tq->t", shared, fitted.covariance[0], shared)
-    z: Floats = gain / np.sqrt(np.maximum(information, 1e-9 * own + 1e-30))
+    information = own - ((shared @ covariance) * shared).sum(axis=1)
+    is_free = information > 1e-6 * own
+    z: Floats = np.where(is_free, gain / np.sqrt(np.where(is_free, information, 1.0)), 0.0)
     return z
