@@ -404,6 +404,40 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     _add_calibrate_scale(kinds)
     _add_calibrate_energy(kinds)
     _add_calibrate_threshold(kinds)
+    _add_calibrate_background(kinds)
+
+
+def _add_calibrate_background(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "background",
+        help="measure what the empty lane counts, and how steadily",
+        description="Reads a recording and changes nothing; what came near a vehicle is left out. "
+        "Exit code 0: the empty lane was watched for 10 minutes or more; 1: it was not.",
+    )
+    parser.add_argument("recording", type=Path, help="daily file, capture or N42 file")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", required=True, metavar="NAME", help="which device of the lane")
+    parser.add_argument(
+        "--averaging",
+        type=_seconds,
+        metavar="S",
+        help="over how long the device averages its own background (default: as it says); "
+        "without it nothing is said of the spread of such figures",
+    )
+    parser.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="day of a file that gives the time only"
+    )
+    parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_background import (  # noqa: PLC0415 - see above
+            calibrate_background_command,
+        )
+
+        return calibrate_background_command(arguments)
+
+    parser.set_defaults(run=run)
 
 
 def _add_calibrate_threshold(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
