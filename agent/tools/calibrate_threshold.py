@@ -26,11 +26,11 @@ from agent.config.model_file import model_bytes
 from agent.config.spectral import spectral_rules
 from agent.lane.options import SpectralOptions, SpectralRules
 from agent.settings import LaneConfig
-from agent.tools import pass_judging
+from agent.tools import pass_spectra
 from agent.tools.daily import parse_zone
 from agent.tools.evaluate import Progressing, progress_bar
 from agent.tools.lane_passes import LanePasses
-from agent.tools.pass_judging import Summed
+from agent.tools.pass_spectra import Summed
 from agent.tools.passes import Passes, PassesError, read_passes
 from agent.tools.recording import RecordingError
 from agent.tools.replay import ReplayOptions, replay
@@ -174,7 +174,7 @@ def gathered(
                 f"{path.name}: its slices are {passes.slice_s:g} s long, those of the lane "
                 f"{slice_s:g} s; set slice_s in [spectral], or record anew"
             )
-        summed = pass_judging.summed(passes, sqrt_grid(), pass_judging.left_out(passes))
+        summed = pass_spectra.summed(passes, sqrt_grid(), pass_spectra.left_out(passes))
         which = np.flatnonzero(passes.is_commission & summed.is_judged)
         parts.append(summed.some(which))
         origin += [(path.name, int(number)) for number in which]
