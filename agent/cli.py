@@ -232,6 +232,13 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
     parser.add_argument(
+        "--passes",
+        type=Path,
+        metavar="OUT.npz",
+        help="new file for what the passages counted in their spectra or energy windows, for "
+        "evaluate and calibrate threshold; exit code 1 where there is none",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="one JSON object a line, as on MQTT, and a summary"
     )
 

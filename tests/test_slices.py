@@ -68,6 +68,19 @@ def test_an_interval_for_a_closed_slice_is_counted_as_late_and_changes_nothing()
     assert late.due_us() is None
 
 
+def test_a_detector_that_always_speaks_last_is_waited_for_after_its_first_word() -> None:
+    g = gathering()
+    closed = []
+    for number in range(3):
+        for detector in ("left", "right"):
+            g = g.with_interval(detector, counts(1, 2), 1.0, number * SECOND_US + 500_000)
+            while g.whole():
+                g, one = g.close()
+                closed.append(one)
+    assert g.late == 1
+    assert [each.live_s.tolist() for each in closed] == [[1.0], [1.0, 1.0], [1.0, 1.0]]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 30_000_000), st.integers(0, 99)),
@@ -127,3 +140,16 @@ def test_rebinning_by_interpolation_is_the_overlap_of_channels_and_bins(
     grid = sqrt_grid(30.0, 900.0, 12)
     expected = np.array(channels) @ rebin_matrix(edges, grid)
     assert on_grid(tuple(channels), edges, grid) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_detector_that_always_speaks_second_is_waited_for_from_its_second_interval_on() -> None:
+    g = gathering()
+    closed = []
+    for number in range(3):
+        for detector in ("left", "right"):
+            g = g.with_interval(detector, counts(1, 1), 1.0, number * SECOND_US + 500_000)
+            if g.whole():
+                g, done = g.close()
+                closed.append(done.live_s.tolist())
+    assert closed == [[1.0], [1.0, 1.0], [1.0, 1.0]]
+    assert g.late == 1

@@ -119,6 +119,8 @@ def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
 def _is_news(turn: Turn, alarm: Alarm, finding: Finding) -> bool:
     if alarm.code != finding.code and _is_graver(finding.severity, alarm.severity):
         return True
+    if finding.category is not None and finding.category != alarm.category:
+        return True  # its name is known now
     if turn.stamp.since_s(alarm.stamp) < UPDATE_MIN_S:
         return False
     before, after = _statistic(alarm.evidence), _statistic(finding.evidence)

@@ -374,6 +374,9 @@ def _is_unmeasured(transit: Transit, rules: LaneRules) -> bool:
         return False
     if rules.traits_of(transit.device).rule == "tsa":
         return transit.tally.intervals == 0
+    spectral = transit.spectral
+    if spectral is not None and spectral.p is not None and transit.device in spectral.devices:
+        return False  # by its spectra
     return transit.tally.gamma_cps is None
 
 

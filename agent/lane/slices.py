@@ -56,7 +56,7 @@ class Gathering:
     """In the order in which they were first heard."""
     open: Mapping[int, OpenSlice] = field(default_factory=dict)
     heard: Mapping[str, int] = field(default_factory=dict)
-    """The last slice that each detector gave something to."""
+    """The last slice that each detector gave something to, in time or late."""
     closed_upto: int = -1
     late: int = 0
     """Intervals that came when their slice was closed already; they count for nothing."""
@@ -64,23 +64,27 @@ class Gathering:
     def with_interval(
         self, detector: str, counts: Floats, live_s: float, middle_us: int
     ) -> Gathering:
-        """Return the gathering with one interval of one detector in it."""
+        """Return the gathering with one interval of one detector in it.
+
+        One that comes too late makes its detector heard all the same, so that the next slice
+        waits for it.
+        """
         number = middle_us // self.slice_us
+        known = detector in self.detectors
+        hearing = replace(
+            self,
+            heard={**self.heard, detector: max(number, self.heard.get(detector, number))},
+            detectors=self.detectors if known else (*self.detectors, detector),
+        )
         if number <= self.closed_upto:
-            return replace(self, late=self.late + 1)
+            return replace(hearing, late=self.late + 1)
         before = self.open.get(number, OpenSlice())
         held = before.counts.get(detector)
         now = OpenSlice(
             counts={**before.counts, detector: counts if held is None else held + counts},
             live_s={**before.live_s, detector: before.live_s.get(detector, 0.0) + live_s},
         )
-        known = detector in self.detectors
-        return replace(
-            self,
-            open={**self.open, number: now},
-            heard={**self.heard, detector: max(number, self.heard.get(detector, number))},
-            detectors=self.detectors if known else (*self.detectors, detector),
-        )
+        return replace(hearing, open={**self.open, number: now})
 
     def whole(self) -> bool:
         """Return whether every detector that is heard has covered the oldest open slice."""

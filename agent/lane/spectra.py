@@ -58,10 +58,12 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
         f"{device}: the channels of {name} have no usable energies; set devices.{device}.energy "
         "(checkpointd calibrate energy measures it)"
     )
-    set_standing(turn, fault(device, "energy_unknown", text, "high"), active=edges is None)
+    spectra = _told_energies(turn, name, is_known=edges is not None)
+    # One fault a device: it stands until every detector of it that lacked energies has them.
+    lacking = any(each.partition("/")[0] == device for each in spectra.without_energies)
+    set_standing(turn, fault(device, "energy_unknown", text, "high"), active=lacking)
     if edges is None:
         return
-    spectra = turn.state.spectra or _fresh(turn)
     middle_s = reading.age_s + 0.5 * reading.real_time_s
     live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
     gathering = spectra.gathering.with_interval(
@@ -98,6 +100,15 @@ def _fresh(turn: Turn) -> Spectra:
     return Spectra(gathering=Gathering(slice_us=slice_us, bins=bins), empty=empty)
 
 
+def _told_energies(turn: Turn, name: str, *, is_known: bool) -> Spectra:
+    """Remember whether the detector's channels have energies, and return the spectra."""
+    spectra = turn.state.spectra or _fresh(turn)
+    if is_known == (name in spectra.without_energies):
+        spectra = replace(spectra, without_energies=spectra.without_energies ^ {name})
+    turn.state.spectra = spectra
+    return spectra
+
+
 def _with_raw(turn: Turn, spectra: Spectra, device: str, reading: GammaSpectrum) -> Spectra:
     """Keep the spectrum as it came, for the event's own file: what is near a vehicle, bounded."""
     rules = turn.rules.spectral
@@ -126,7 +137,10 @@ def close_slice(turn: Turn) -> None:
         return
     if spectra.passage is None or spectra.passage.passage_id != transit.passage_id:
         spectra = _begun(turn, spectra, transit)
-    turn.state.spectra = spectra = _added(spectra, new)
+    # Its approach, or the gap between two halves of it.
+    for each in spectra.waiting:
+        spectra = _added(spectra, each)
+    turn.state.spectra = spectra = _added(replace(spectra, waiting=()), new)
     _alarm_if_due(turn, transit)
 
 
@@ -149,21 +163,25 @@ def _transit_at(turn: Turn, new: Slice) -> Transit | None:
 def _waiting(turn: Turn, spectra: Spectra, new: Slice) -> Spectra:
     """Let the slice wait, and make background of what has waited long enough.
 
-    After a vehicle the wait begins anew, so that what lingers behind it is no background either.
+    What came so soon after a vehicle never does: it may still shine from behind.
     """
     rules = turn.rules.spectral
     assert rules is not None
-    waiting, empty = (*spectra.waiting, new), spectra.empty
+    waiting, empty, left_us = (*spectra.waiting, new), spectra.empty, spectra.left_us
+    last = turn.state.transits[-1] if turn.state.transits else None
+    if last is not None and last.ended is not None:
+        left_us = last.ended.mono_us
     guard_us = rules.options.guard_s * 1e6
     slow_s = SLOW_MEMORY * rules.options.background_memory_s
     while waiting and new.ended_us - waiting[0].ended_us >= guard_us:
-        empty = empty.with_slice(waiting[0], slow_memory_s=slow_s)
+        if left_us is None or waiting[0].began_us >= left_us + guard_us:
+            empty = empty.with_slice(waiting[0], slow_memory_s=slow_s)
         waiting = waiting[1:]
-    return replace(spectra, waiting=waiting, empty=empty)
+    return replace(spectra, waiting=waiting, empty=empty, left_us=left_us)
 
 
 def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
-    """Begin a passage: the background is frozen, and what waited is the vehicle's approach."""
+    """Begin a passage: the background is frozen."""
     rules = turn.rules.spectral
     assert rules is not None
     known = spectra.empty.for_detectors(len(spectra.gathering.detectors))
@@ -176,10 +194,7 @@ def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
         if exposure_s >= LEAST_BACKGROUND_S:
             spectra, lane_model = _model(turn, spectra, counts[used], live_s[used])
             passage = replace(passage, stream=model.begin(lane_model), model=lane_model)
-    spectra = replace(spectra, passage=passage, waiting=())
-    for each in turn.state.spectra.waiting if turn.state.spectra else ():
-        spectra = _added(spectra, each)
-    return spectra
+    return replace(spectra, passage=passage)
 
 
 def _quality(turn: Turn, empty: EmptyLane) -> BackgroundQuality:
@@ -197,12 +212,16 @@ def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tupl
         return spectra, rules.model
     rate_cps = (counts / live_s[:, None]).sum(axis=0)
     gross_cps = float(rate_cps.sum())
-    if spectra.assumed is None or abs(gross_cps / spectra.assumed_cps - 1.0) > MODEL_DRIFT:
+    if spectra.assumed is None or _has_drifted(gross_cps, spectra.assumed_cps):
         options = rules.options
         made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
         spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
     assert spectra.assumed is not None
     return spectra, spectra.assumed
+
+
+def _has_drifted(now_cps: float, before_cps: float) -> bool:
+    return abs(now_cps - before_cps) > MODEL_DRIFT * before_cps
 
 
 def _added(spectra: Spectra, new: Slice) -> Spectra:
@@ -231,8 +250,9 @@ def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
     assert passage.background is not None
     assert passage.background_s is not None
     assert passage.used is not None
-    known = len(passage.used)
-    used = np.flatnonzero(passage.used & (new.live_s[:known] > 0))
+    # A slice may be older than a detector that was heard since, or have one that is newer.
+    common = min(len(passage.used), len(new.live_s))
+    used = np.flatnonzero(passage.used[:common] & (new.live_s[:common] > 0))
     rates = passage.background[used] / passage.background_s[used, None]
     expected = rates.T @ new.live_s[used]
     empty = passage.model.empty if passage.model is not None else None

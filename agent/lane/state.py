@@ -327,6 +327,10 @@ class Spectra:
     empty: EmptyLane
     waiting: tuple[Slice, ...] = ()
     """Slices of the empty lane that are not background yet."""
+    left_us: int | None = None
+    """When the last vehicle left; None: none has yet."""
+    without_energies: frozenset[str] = frozenset()
+    """Detectors whose channels have no usable energies."""
     passage: PassSpectra | None = None
     """The vehicle that is inside."""
     finished: PassSpectra | None = None

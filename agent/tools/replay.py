@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, timezone
 from pathlib import Path
@@ -39,6 +39,8 @@ from drivers.readings import BadFrame, Reading, Reason
 
 NAME = "replay"
 Line = CaptureLine | RecordedReading
+Watch = Callable[[LaneEvent, LaneState, Sequence[Record]], None]
+"""Is told of every step: what went in, the lane after it, and what it said."""
 PORTAL_SETTINGS = frozenset({"nsigma", "intervals", "algorithms"})
 
 
@@ -90,7 +92,13 @@ class Summary:
         return json.dumps(summary).encode()
 
 
-def replay(recording: Path, lane: LaneConfig, lane_file: Path, options: ReplayOptions) -> Replay:
+def replay(
+    recording: Path,
+    lane: LaneConfig,
+    lane_file: Path,
+    options: ReplayOptions,
+    watch: Watch | None = None,
+) -> Replay:
     """Return the replay of a recording by a lane; iterate over it for the records' bytes.
 
     Raises
@@ -113,7 +121,7 @@ def replay(recording: Path, lane: LaneConfig, lane_file: Path, options: ReplayOp
         software=options.software,
     )
     lines = _lines(recording, lane, options)
-    return Replay(recording, lane, rules, encoder, lines)
+    return Replay(recording, lane, rules, encoder, lines, watch)
 
 
 class Replay:
@@ -126,8 +134,10 @@ class Replay:
         rules: LaneRules,
         encoder: Encoder,
         lines: Iterable[Line | None],
+        watch: Watch | None = None,
     ) -> None:
         self.summary = Summary()
+        self._watch = watch
         self._recording = recording
         self._drivers: dict[str, StreamDriver | PolledDriver] = {
             d.name: d.driver.make(d.driver_options) for d in lane.devices
@@ -195,6 +205,8 @@ class Replay:
 
     def _take(self, event: LaneEvent) -> Iterator[bytes]:
         self._state, records = step(self._state, event, self._rules)
+        if self._watch is not None:
+            self._watch(event, self._state, records)
         for record in records:
             self._count(record)
             stream = stream_of(record)

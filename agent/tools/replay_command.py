@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from agent import config as configuration
 from agent.cli import wrong
+from agent.lane.options import SpectralOptions
 from agent.tools.daily import parse_zone
+from agent.tools.lane_passes import LanePasses
+from agent.tools.passes import write_passes
 from agent.tools.recording import RecordingError
 from agent.tools.replay import Replay, ReplayOptions, replay
 from agent.tools.show import line_of
@@ -19,6 +23,9 @@ PROGRESS_EVERY_LINES = 20_000
 
 def replay_command(arguments: argparse.Namespace) -> int:
     """Replay a recording; 2 where the recording, the lane's file or an option is wrong."""
+    output: Path | None = arguments.passes
+    if output is not None and output.exists():
+        return wrong(f"{output}: it is there already, and no file is written over another")
     try:
         options = ReplayOptions(
             device=arguments.device,
@@ -28,8 +35,13 @@ def replay_command(arguments: argparse.Namespace) -> int:
             software=SOFTWARE,
         )
         lane = configuration.load_lane(arguments.lane, arguments.overrides)
-        records = replay(arguments.recording, lane, arguments.lane, options)
+        watch = LanePasses((lane.spectral or SpectralOptions()).slice_s)
+        records = replay(
+            arguments.recording, lane, arguments.lane, options, None if output is None else watch
+        )
         _print(records, as_json=arguments.json)
+        if output is not None:
+            return _write(watch, output)
     except configuration.ConfigError as exc:
         return wrong(str(exc))
     except RecordingError as exc:
@@ -40,6 +52,29 @@ def replay_command(arguments: argparse.Namespace) -> int:
         raise
     except OSError as exc:
         return wrong(f"{exc.filename}: {exc.strerror}")
+    return 0
+
+
+def _write(watch: LanePasses, output: Path) -> int:
+    """Write the passages; 1 where the recording holds none with spectra or windows."""
+    passes = watch.passes()
+    if watch.without_background:
+        text = f"{watch.without_background} passages left out: no background before them"
+        print(f"checkpointd: {text}", file=sys.stderr)
+    if passes is None:
+        print(
+            f"checkpointd: {output} not written: no passage has spectra or energy windows and a "
+            "background; a lane judges spectra where its file has [spectral]",
+            file=sys.stderr,
+        )
+        return 1
+    write_passes(output, passes)
+    benign = int(passes.is_commission.sum())
+    print(
+        f"checkpointd: {len(passes.counts)} passages to {output}: {benign} without any alarm "
+        f"(commission), {len(passes.counts) - benign} others (test)",
+        file=sys.stderr,
+    )
     return 0
 
 

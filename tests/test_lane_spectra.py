@@ -1,0 +1,307 @@
+"""A lane's spectra on the bench: what passes, what it is called, and what is never judged.
+
+The spectra are drawn from the simulators' physics, which shares nothing with the response that
+the lane looks with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lane_bench import Bench, stamp
+
+from agent.config.spectral import spectral_rules
+from agent.lane.options import PortalTraits, RpmOptions, SpectralOptions, SpectralRules
+from agent.records import Passage
+from drivers.readings import EnergyCalibration, GammaSpectrum, VehiclePresence
+from simulators import spectra
+from simulators.spectra import Channels
+
+CHANNELS = Channels(count=512, kev_per_channel=6.0)
+ENERGY = EnergyCalibration(coefficients_kev=(0.0, 6.0))
+LEFT, RIGHT = "Aa1", "Ba1"
+BACKGROUND_CPS = 250.0
+"""Of one detector."""
+
+
+@pytest.fixture(scope="module")
+def rules() -> SpectralRules:
+    options = SpectralOptions(detector="csi", crystal_cm=(2.54, 2.54, 5.0), guard_s=3.0)
+    portal = SimpleNamespace(
+        name="rpm", driver=SimpleNamespace(gives_spectra=True), kind_options=RpmOptions()
+    )
+    found = spectral_rules(SimpleNamespace(spectral=options, devices=(portal,)))
+    assert found is not None
+    return found
+
+
+def shape(name: str) -> np.ndarray:
+    return spectra.shape(name, "CsI", CHANNELS)
+
+
+def background_cps() -> np.ndarray:
+    shares = spectra.BACKGROUND_SHARES.items()
+    return sum(w * shape(n if n == "cosmic" else f"soil {n}") for n, w in shares) * BACKGROUND_CPS
+
+
+class Lane(Bench):
+    """A lane with a portal of two crystals, each with its own noise, a spectrum every second."""
+
+    def __init__(self, rules: SpectralRules, seed: int = 1, detectors=(LEFT, RIGHT)) -> None:
+        super().__init__(traits={"rpm": PortalTraits(presence="told", rule="own")}, scale=None)
+        self.rules = replace(self.rules, spectral=rules, scales={}, metals={})
+        self.rng = np.random.default_rng(seed)
+        self.detectors = detectors
+        self.energy: dict[str, EnergyCalibration | None] = dict.fromkeys(detectors, ENERGY)
+        self.at_s = 1.0
+        self.events = []
+        self.read(0.5, VehiclePresence(occupied=False))
+
+    def _do(self, event):
+        self.events.append(event)
+        return super()._do(event)
+
+    def second(self, source: str | None = None, cps: float = 0.0) -> None:
+        """Let one second pass, with so much of a source at each detector."""
+        rate = background_cps() + (0.0 if source is None else cps * shape(source))
+        for detector in self.detectors:
+            counts = tuple(int(n) for n in self.rng.poisson(rate))
+            self.at_s += 0.01
+            self.read(
+                self.at_s,
+                GammaSpectrum(
+                    detector=detector,
+                    counts=counts,
+                    real_time_s=1.0,
+                    live_time_s=0.99,
+                    energy=self.energy[detector],
+                ),
+            )
+        self.at_s += 1.0 - 0.01 * len(self.detectors)
+
+    def empty(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.second()
+
+    def passes(
+        self, source: str | None = None, cps: float = 0.0, *, half_s: float = 1.5, long_s: int = 8
+    ) -> Passage:
+        """Let a vehicle through, its source in the middle, and return its passage."""
+        self.read(self.at_s - 0.1, VehiclePresence(occupied=True))
+        for i in range(long_s):
+            away_s = i + 0.5 - long_s / 2
+            self.second(source, cps * (1.0 + (away_s / half_s) ** 2) ** -1.5)
+        self.read(self.at_s - 0.1, VehiclePresence(occupied=False))
+        self.empty(6)
+        return self.passages()[-1]
+
+    def rate_cps(self) -> float:
+        """Return what the lane takes for the background of all its detectors."""
+        empty = self.state.spectra.empty
+        return float((empty.counts.sum(axis=1) / empty.live_s).sum())
+
+
+# ------------------------------------------------------------------ what passes
+
+
+@pytest.mark.parametrize(
+    ("nuclide", "category", "severity"),
+    [
+        ("Cs-137", "industrial", "high"),
+        ("Co-60", "industrial", "high"),
+        ("I-131", "medical", "elevated"),
+    ],
+)
+def test_a_source_raises_one_alarm_before_its_vehicle_leaves_and_is_named_after(
+    rules, nuclide, category, severity
+):
+    lane = Lane(rules)
+    lane.empty(90)
+    passage = lane.passes(nuclide, 60.0)
+    phases = lane.alarms("spectral")
+    assert [a.phase for a in phases] == ["raised", "updated", "cleared"]
+    assert [a.rev for a in phases] == [1, 2, 3]
+    assert len({a.alarm_id for a in phases}) == 1
+    first, named, last = phases
+    assert first.stamp.mono_us < passage.ended.mono_us
+    assert (first.severity, first.nuclides, first.category) == ("high", None, None)
+    assert first.provisional
+    assert (named.category, named.nuclides, named.severity) == (category, (nuclide,), severity)
+    assert (last.category, last.nuclides) == (category, (nuclide,))
+    part = passage.spectral
+    assert part.alarm
+    assert part.category == category
+    assert [n.name for n in part.nuclides] == [nuclide]
+    assert part.p < rules.options.false_alarm_rate
+    assert part.provisional
+    assert part.norm is False
+    assert (part.devices, part.detectors, part.left_out) == (("rpm",), ("rpm/Aa1", "rpm/Ba1"), ())
+    assert part.background_quality == "good"
+    assert 8 + 3 <= part.slices <= 8 + 3 + 2, "the vehicle, its approach, and slices cut by both"
+    assert passage.alarm_ids == (first.alarm_id,)
+    assert (passage.priority, passage.reasons) == ("high", ("spectral_agent",))
+
+
+def test_an_empty_vehicle_is_judged_and_is_no_alarm(rules):
+    lane = Lane(rules, seed=2)
+    lane.empty(90)
+    for _ in range(5):
+        part = lane.passes().spectral
+        assert part.p >= rules.options.false_alarm_rate
+        assert not part.alarm
+        assert part.category is None
+    assert lane.alarms() == []
+    assert {p.priority for p in lane.passages()} == {"routine"}
+
+
+def test_potassium_spread_over_the_load_is_natural_and_never_of_high_severity(rules):
+    lane = Lane(rules, seed=3)
+    lane.empty(90)
+    part = lane.passes("K-40", 60.0, half_s=30.0, long_s=14).spectral
+    assert part.norm is True
+    assert part.category == "NORM"
+    assert [n.name for n in part.nuclides] == ["K-40"]
+    for alarm in lane.alarms("spectral")[1:]:
+        assert alarm.severity == "elevated"
+
+
+# ------------------------------------------------------------------ what is not judged
+
+
+def test_without_background_nothing_is_judged_and_the_passage_says_so(rules):
+    lane = Lane(rules)
+    lane.empty(2)
+    part = lane.passes("Cs-137", 2000.0).spectral
+    assert (part.p, part.statistic, part.norm, part.category) == (None, None, None, None)
+    assert part.background_quality == "learning"
+    assert part.slices > 0
+    assert lane.alarms("spectral") == []
+
+
+def test_a_detector_that_falls_silent_is_left_out_and_named(rules):
+    lane = Lane(rules)
+    lane.empty(90)
+    lane.detectors = (LEFT,)
+    lane.empty(8)
+    passage = lane.passes("Cs-137", 400.0)
+    assert passage.spectral.left_out == ("rpm/Ba1: silent",)
+    assert [n.name for n in passage.spectral.nuclides] == ["Cs-137"]
+
+
+def test_a_detector_heard_first_just_before_the_vehicle_is_left_out_and_named(rules):
+    lane = Lane(rules)
+    lane.energy["Ca1"] = lane.energy["Da1"] = ENERGY
+    lane.empty(90)
+    lane.detectors = (LEFT, RIGHT, "Ca1")
+    lane.empty(2)
+    lane.detectors = (LEFT, RIGHT, "Ca1", "Da1")
+    passage = lane.passes("Cs-137", 300.0)
+    assert passage.spectral.left_out == (
+        "rpm/Ca1: no background yet",
+        "rpm/Da1: no background yet",
+    )
+    assert [n.name for n in passage.spectral.nuclides] == ["Cs-137"]
+
+
+def test_a_spectrum_without_energies_stands_as_one_fault_until_they_come(rules):
+    lane = Lane(rules)
+    lane.energy[RIGHT] = None
+    lane.empty(30)
+    (alarm,) = lane.alarms("fault")
+    assert (alarm.phase, alarm.code, alarm.severity) == ("raised", "energy_unknown", "high")
+    assert RIGHT in alarm.text
+    lane.energy[RIGHT] = ENERGY
+    lane.empty(2)
+    assert [a.phase for a in lane.alarms("fault")] == ["raised", "cleared"]
+
+
+def test_crystals_that_count_nothing_at_all_harm_nothing(rules):
+    lane = Lane(rules)
+    for number in range(2):
+        for i in range(30):
+            lane.at_s += 1.0
+            if i == 20:
+                lane.read(lane.at_s - 0.1, VehiclePresence(occupied=True))
+            if i == 26:
+                lane.read(lane.at_s - 0.1, VehiclePresence(occupied=False))
+            nothing = GammaSpectrum(
+                detector=LEFT, counts=(0,) * 512, real_time_s=1.0, live_time_s=1.0, energy=ENERGY
+            )
+            lane.read(lane.at_s, nothing)
+        lane.at_s += 10.0
+        lane.tick(lane.at_s)
+        assert len(lane.passages()) == number + 1
+    assert lane.alarms("spectral") == []
+
+
+def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):
+    lane = Lane(rules)
+    lane.empty(20)
+    before = lane.state.spectra
+    long = GammaSpectrum(
+        detector=LEFT, counts=(500,) * 512, real_time_s=2400.0, live_time_s=2390.0, energy=ENERGY
+    )
+    lane.read(lane.at_s - 0.3, long)
+    assert lane.state.spectra is before
+
+
+# ------------------------------------------------------------------ background
+
+
+def test_no_vehicle_feeds_the_background_nor_what_lingers_behind_it(rules):
+    lane = Lane(rules)
+    lane.empty(120)
+    before_cps = lane.rate_cps()
+    lane.read(lane.at_s - 0.1, VehiclePresence(occupied=True))
+    for _ in range(10):
+        lane.second("Cs-137", 5000.0)
+    lane.read(lane.at_s - 0.1, VehiclePresence(occupied=False))
+    for _ in range(2):  # the receding source, within the guard
+        lane.second("Cs-137", 2000.0)
+    lane.empty(20)
+    assert lane.rate_cps() == pytest.approx(before_cps, rel=0.02)
+
+
+def test_the_gap_between_two_halves_of_one_vehicle_is_its_own_and_no_background(rules):
+    lane = Lane(rules)
+    lane.rules = replace(lane.rules, lane=replace(lane.rules.lane, join_gap_s=4.0))
+    lane.empty(120)
+    before_cps = lane.rate_cps()
+    for _ in range(2):
+        lane.read(lane.at_s - 0.1, VehiclePresence(occupied=True))
+        for _ in range(5):
+            lane.second("Cs-137", 3000.0)
+        lane.read(lane.at_s - 0.1, VehiclePresence(occupied=False))
+        for _ in range(3):
+            lane.second("Cs-137", 3000.0)
+    lane.empty(20)
+    (passage,) = lane.passages()
+    assert passage.spectral.slices >= 3 + 5 + 3 + 5
+    assert lane.rate_cps() == pytest.approx(before_cps, rel=0.02)
+
+
+# ------------------------------------------------------------------ the same again
+
+
+def test_ticks_between_events_change_no_record_and_a_replay_gives_the_same(rules):
+    lane = Lane(rules, seed=4)
+    lane.empty(60)
+    lane.passes("Cs-137", 300.0)
+    lane.tick(lane.at_s)
+    lane.passes()
+    lane.tick(lane.at_s + 60.0)
+    again, ticked = Lane(rules), Lane(rules)
+    last_us = 0
+    for event in lane.events[1:]:
+        again._do(event)
+        for at_us in range(last_us, event.stamp.mono_us, 333_000):
+            ticked.tick(at_us / 1e6)
+        ticked._do(event)
+        last_us = event.stamp.mono_us
+    assert len(lane.records) > 4
+    assert again.records == lane.records
+    assert ticked.records == lane.records
+    assert lane.records[-1].stamp.mono_us <= stamp(lane.at_s + 60.0).mono_us
