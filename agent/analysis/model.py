@@ -231,8 +231,8 @@ def learn_prior(
 ) -> Model:
     """Return a model that knows what benign passages do, but not yet what scores they give.
 
-    Its p-values are by formula and do not hold for real traffic, whose large changes are rarer and
-    larger than normal ones: whoever uses it sets thresholds from benign passages, as ``learn`` does.
+    Its p-values are by formula and do not hold for real traffic, whose large changes are larger
+    than normal ones: whoever uses it sets thresholds from benign passages, as ``learn`` does.
 
     ``counts`` (pass, slice, bin), ``expected`` as for ``learn``. Passages longer than the window
     teach by several windows, half a window apart.
