@@ -403,6 +403,87 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_calibrate_scale(kinds)
     _add_calibrate_energy(kinds)
+    _add_calibrate_threshold(kinds)
+    _add_calibrate_background(kinds)
+
+
+def _add_calibrate_background(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "background",
+        help="measure what the empty lane counts, and how steadily",
+        description="Reads a recording and changes nothing; what came near a vehicle is left out. "
+        "Exit code 0: the empty lane was watched for 10 minutes or more; 1: it was not.",
+    )
+    parser.add_argument("recording", type=Path, help="daily file, capture or N42 file")
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument("--device", required=True, metavar="NAME", help="which device of the lane")
+    parser.add_argument(
+        "--averaging",
+        type=_seconds,
+        metavar="S",
+        help="over how long the device averages its own background (default: as it says); "
+        "without it nothing is said of the spread of such figures",
+    )
+    parser.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="day of a file that gives the time only"
+    )
+    parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_background import (  # noqa: PLC0415 - see above
+            calibrate_background_command,
+        )
+
+        return calibrate_background_command(arguments)
+
+    parser.set_defaults(run=run)
+
+
+def _add_calibrate_threshold(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "threshold",
+        help="learn from a lane's benign passages when its spectra are to alarm",
+        description="Learns from the passages without any alarm, judges each by models that have "
+        "not seen it, and writes a file that thresholds_file in [spectral] names. Exit code 0: the "
+        "data support thresholds; 1: they do not, and it says why.",
+    )
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="PASSES.npz|RECORDING",
+        help="files of replay --passes, or recordings, in the order of time",
+    )
+    parser.add_argument("--lane", type=Path, required=True, metavar="FILE", help="the lane's file")
+    parser.add_argument(
+        "--far",
+        type=_rate,
+        metavar="RATE",
+        help="false alarms per benign passage (default: false_alarm_rate of the lane)",
+    )
+    parser.add_argument("--device", help="which portal recorded a daily or N42 file")
+    parser.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="day of a file that gives the time only"
+    )
+    parser.add_argument("--tz", default="+00:00", metavar="±HH:MM", help="its zone (default UTC)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.npz",
+        help="new file for the thresholds (default: lane and day, here)",
+    )
+    parser.add_argument("--json", action="store_true", help="for a machine to read")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from agent.tools.calibrate_threshold import (  # noqa: PLC0415 - see above
+            calibrate_threshold_command,
+        )
+
+        return calibrate_threshold_command(arguments)
+
+    parser.set_defaults(run=run)
 
 
 def _add_calibrate_energy(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

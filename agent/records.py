@@ -10,7 +10,14 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drivers.readings import NuclideFound, Reading
+from drivers.readings import (
+    GammaCounts,
+    GammaSpectrum,
+    NeutronCounts,
+    NuclideFound,
+    Reading,
+    WindowCounts,
+)
 
 Sync = Literal["none", "rtc", "ntp"]
 
@@ -188,6 +195,8 @@ class Alarm:
     blobs: tuple[Blob, ...] = ()
     identity: tuple[IdentityItem, ...] = ()
     """In clear: whose passage this alarm is about, as far as it is known."""
+    event: EventSource | None = field(default=None, repr=False)
+    """What the event's file is made of before the record is stored; never on the wire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,6 +378,55 @@ class Passage:
     blobs: tuple[Blob, ...] = ()
     also: tuple[RpmPart, ...] = ()
     """What other portals and radiation monitors of the lane measured meanwhile."""
+    event: EventSource | None = field(default=None, repr=False)
+    """What the event's file is made of before the record is stored; never on the wire."""
+
+
+Measured = GammaSpectrum | GammaCounts | NeutronCounts | WindowCounts
+"""Readings that an event's file holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorBackground:
+    """One crystal's background as it was frozen when the vehicle came.
+
+    ``counts`` are weighted down with their age, and so is ``live_s``; their ratio is the rate.
+    """
+
+    detector: str
+    counts: tuple[float, ...]
+    live_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventSource:
+    """Everything that the file of one alarming passage tells, as the lane knew it at its end."""
+
+    lane: str
+    passage_id: str
+    at: Stamp
+    """When the passage was closed."""
+    started: Stamp
+    ended: Stamp
+    speed_m_per_s: float | None
+    alarms: tuple[Alarm, ...]
+    """The latest phase of each."""
+    raised: tuple[Stamp, ...]
+    """When each of them was raised."""
+    readings: tuple[tuple[Stamp, str, Measured], ...]
+    """What was counted near and in the vehicle's time: the interval's end, and whose it is."""
+    panels: tuple[tuple[str, tuple[str, ...]], ...]
+    """What people call the detectors of each portal, in field order."""
+    backgrounds: tuple[tuple[str, BackgroundUsed], ...]
+    """What each counting portal or monitor judged against."""
+    device_nuclides: tuple[tuple[str, tuple[NuclideFound, ...]], ...]
+    """What devices named by themselves."""
+    spectral: SpectralPart | None = None
+    material: str | None = None
+    """What the crystals are made of; None: the lane judges no spectra."""
+    spectral_background: tuple[DetectorBackground, ...] = ()
+    grid_kev: tuple[float, ...] = ()
+    """The energies at which the bins of ``spectral_background`` begin, and the end of the last."""
 
 
 AuditKind = Literal[

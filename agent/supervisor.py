@@ -7,8 +7,10 @@ restarts that lane slowly. Lanes are independent; nothing that happens in one ca
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import platform
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from agent.delivery.snapshots import (
     Health,
 )
 from agent.delivery.wire import Encoder, Identity, WireError
+from agent.evidence.event import EventFiles
 from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane import annunciator
 from agent.lane.options import LaneRules, ScaleOptions
@@ -44,7 +47,7 @@ from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
 from agent.outputs import Moved, OutputLink
-from agent.records import Alarm, Audit, LaneEvent, Record, Stop, Tick, Timed
+from agent.records import Alarm, Audit, LaneEvent, Passage, Record, Stop, Tick, Timed
 from agent.relay import Relay
 from agent.settings import Config, DeviceConfig, LaneConfig
 from agent.version import SOFTWARE
@@ -96,22 +99,56 @@ class Lane:
 
 
 class Recorder:
-    """Brings records to the journal, and keeps them while the disk takes none."""
+    """Brings records to the journal, and keeps them while the disk takes none.
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
+    The file of an event is written in a thread; what comes after it waits, so order is kept.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock, files: EventFiles | None = None) -> None:
         self._journal = journal
         self._clock = clock
+        self._files = files
         self._waiting: set[asyncio.Task[None]] = set()
+        self._behind_file: deque[Record] = deque()
+        """A record whose file is being written, and those that came after it."""
+        self._writing: asyncio.Task[None] | None = None
         self._blob_bytes = 0
         self.lost = 0
         """Records for which there was no room in memory either."""
 
     def put(self, record: Record) -> None:
         """Store the record; returns at once, order is kept."""
-        if len(self._waiting) >= KEPT_UNSTORED:
+        waiting = len(self._waiting) + len(self._behind_file)
+        if waiting >= KEPT_UNSTORED:
             self.lost += 1
-            log.error("record=lost type=%s waiting=%d", type(record).__name__, len(self._waiting))
+            log.error("record=lost type=%s waiting=%d", type(record).__name__, waiting)
             return
+        if not self._behind_file and not _has_event(record):
+            self._begin(record)
+            return
+        self._behind_file.append(record)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write_files())
+
+    async def _write_files(self) -> None:
+        while self._behind_file:
+            first = self._behind_file[0]
+            if _has_event(first):
+                first = await self._with_file(first)
+            self._behind_file.popleft()
+            self._begin(first)
+
+    async def _with_file(self, record: Record) -> Record:
+        """Return the record with its file; a bug in the file costs the file, not the record."""
+        if self._files is None:
+            return record
+        try:
+            return await asyncio.to_thread(self._files.attach, record)
+        except Exception:
+            log.exception("bug task=event_file type=%s", type(record).__name__)
+            return record
+
+    def _begin(self, record: Record) -> None:
         size_bytes = sum(len(blob.data) for blob in blobs_of(record))
         if self._blob_bytes + size_bytes > KEPT_UNSTORED_BLOB_BYTES:
             log.error("blobs=lost type=%s bytes=%d", type(record).__name__, size_bytes)
@@ -145,9 +182,16 @@ class Recorder:
 
     async def drain(self, within_s: float) -> None:
         """Wait until all is stored, at most so long [s]."""
-        waiting = set(self._waiting)
-        if waiting:
-            await asyncio.wait(waiting, timeout=within_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                if self._writing is not None:
+                    await asyncio.wait({self._writing})
+                if self._waiting:
+                    await asyncio.wait(set(self._waiting))
+
+
+def _has_event(record: Record) -> bool:
+    return isinstance(record, Alarm | Passage) and record.event is not None
 
 
 def _log_alarm(alarm: Alarm, stored: Stored) -> None:
@@ -199,7 +243,9 @@ class Supervisor:
         self._journal = Journal(
             config.journal, clock, self._encoder(config), on_event=self._on_journal_event
         )
-        self._recorder = Recorder(self._journal, clock)
+        gateway = f"{config.gateway.site}/{config.gateway.gw}"
+        files = EventFiles(gateway=gateway, creator=SOFTWARE)
+        self._recorder = Recorder(self._journal, clock, files)
         self._uplink = self._make_uplink(config)
         self._uplink_task: asyncio.Task[None] | None = None
         self._journal.on_stored = self._on_stored

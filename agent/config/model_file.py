@@ -9,28 +9,50 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
+import struct
+import warnings
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.analysis import model as detection
-from agent.analysis.model import EmptyShape, Model, Shapes
+from agent.analysis.detect import WINDOW_S
+from agent.analysis.model import STATISTICS, EmptyShape, Model, Shapes
 from agent.analysis.nuisance import Nuisance, cosines
 from agent.analysis.threshold import Tails
 from agent.config.problems import ConfigError, Problem
 from agent.lane.options import SpectralOptions
 
 FORMAT = "checkpointd-thresholds/1"
+LARGEST_BYTES = 64 << 20
+_BROKEN = (
+    # What zipfile, zlib, json and numpy raise for broken archives, members and headers.
+    ValueError,
+    LookupError,
+    EOFError,
+    AttributeError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    SyntaxError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def model_bytes(model: Model) -> bytes:
     """Return the file of a learned model; raises ValueError for one that has learned nothing."""
-    if model.empty is None or model.templates is None:
+    if model.templates is None or model.statistics is None or model.together is None:
         raise ValueError("nothing was learned, so there is nothing to keep")
-    assert model.statistics is not None
-    assert model.together is not None
     head = {
         "format": FORMAT,
         "slice_s": model.slice_s,
@@ -70,49 +92,102 @@ def load_model(path: Path, shapes: Shapes, options: SpectralOptions) -> tuple[Mo
     """
     try:
         content = path.read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-        model = _model(arrays, shapes, options)
     except OSError as exc:
         raise _refused(path, exc.strerror or str(exc)) from exc
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as exc:
+    try:
+        arrays = _arrays(content)
+    except _BROKEN as exc:
+        raise _refused(path, f"it is no file of learned thresholds ({_short(exc)})") from exc
+    try:
+        model = _model(arrays, shapes, options)
+    except ValueError as exc:
         raise _refused(path, str(exc)) from exc
     return model, hashlib.sha256(content).hexdigest()
 
 
+def _arrays(content: bytes) -> dict[str, np.ndarray]:
+    if len(content) > LARGEST_BYTES or not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError("no archive, or far too large")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's word on headers of old Pythons
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
+            return {name: np.asarray(held[name]) for name in held.files}
+
+
 def _model(arrays: dict[str, np.ndarray], shapes: Shapes, options: SpectralOptions) -> Model:
-    head = json.loads(str(arrays["head"]))
+    """Return the model; raises ValueError for what was not learned for these options."""
+    head = _head(arrays)
     if head.get("format") != FORMAT:
         raise ValueError(f"its format is {head.get('format')!r}, not {FORMAT!r}")
-    if head["library"] != _digest(shapes):
+    if head.get("library") != _digest(shapes):
         raise ValueError("it was learned for another detector, nuclide table or list of exclusions")
-    if head["slice_s"] != options.slice_s:
-        raise ValueError(f"it was learned with slices of {head['slice_s']} s")
+    if head.get("slice_s") != options.slice_s:
+        raise ValueError(f"it was learned with slices of {head.get('slice_s')} s")
+    slices = max(2, round(WINDOW_S / options.slice_s))
+    if head.get("slices") != slices:
+        raise ValueError(f"it was learned for a window of {head.get('slices')} slices")
+    bins = shapes.library.shapes.shape[1]
+    modes = _numbers(arrays, "modes", (bins, None))
+    kept = modes.shape[1]
     prior = Nuisance(
-        cosines=cosines(int(head["slices"])), modes=arrays["modes"], gain=arrays["gain"]
+        cosines=cosines(slices), modes=modes, gain=_numbers(arrays, "gain", (slices, kept, kept))
     )
+    root_expected = _numbers(arrays, "root_expected", (bins,))
+    if not (root_expected > 0).all():
+        raise ValueError("its root_expected is not above 0 everywhere")
     bare = detection.with_prior(
-        shapes, prior, arrays["root_expected"] ** 2, options.slice_s, options.false_alarm_rate
+        shapes, prior, root_expected**2, options.slice_s, options.false_alarm_rate
     )
+    changes = _numbers(arrays, "empty_modes", (bins, None))
     empty = EmptyShape(
-        mean=arrays["empty_mean"], modes=arrays["empty_modes"], variance=arrays["empty_variance"]
+        mean=_numbers(arrays, "empty_mean", (bins,)),
+        modes=changes,
+        variance=_numbers(arrays, "empty_variance", (changes.shape[1],)),
     )
     return replace(
         bare,
         empty=empty,
-        templates=tuple(_tails(arrays, f"template_{i}") for i in range(len(bare.banks))),
-        statistics=_tails(arrays, "statistics"),
-        together=_tails(arrays, "together"),
+        templates=tuple(
+            _tails(arrays, f"template_{i}", len(bank.shapes)) for i, bank in enumerate(bare.banks)
+        ),
+        statistics=_tails(arrays, "statistics", len(STATISTICS)),
+        together=_tails(arrays, "together", 1),
     )
 
 
-def _tails(arrays: dict[str, np.ndarray], name: str) -> Tails:
-    return Tails(
-        body=arrays[f"{name}_body"],
-        shape=arrays[f"{name}_shape"],
-        scale=arrays[f"{name}_scale"],
-        passes=int(arrays[f"{name}_passes"]),
+def _head(arrays: dict[str, np.ndarray]) -> dict[str, object]:
+    try:
+        head = json.loads(str(arrays["head"]))
+    except (KeyError, ValueError, RecursionError) as exc:
+        raise ValueError("it does not say what it was learned for") from exc
+    if not isinstance(head, dict):
+        raise ValueError("it does not say what it was learned for")  # noqa: TRY004 - the file is wrong
+    return head
+
+
+def _numbers(
+    arrays: dict[str, np.ndarray], name: str, shape: tuple[int | None, ...]
+) -> NDArray[np.float64]:
+    """Return finite numbers of that shape, None any length; raises ValueError for anything else."""
+    if name not in arrays:
+        raise ValueError(f"it has no {name}")
+    found = arrays[name]
+    fits = found.ndim == len(shape) and all(
+        wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True)
     )
+    if not fits or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise ValueError(f"its {name} is damaged")
+    return found.astype(np.float64)
+
+
+def _tails(arrays: dict[str, np.ndarray], name: str, scores: int) -> Tails:
+    body = _numbers(arrays, f"{name}_body", (scores, None))
+    shape = _numbers(arrays, f"{name}_shape", (scores,))
+    scale = _numbers(arrays, f"{name}_scale", (scores,))
+    if body.shape[1] < 2 or (np.diff(body) < 0).any() or (shape < 0).any() or (scale <= 0).any():
+        raise ValueError(f"its {name} is damaged")
+    passes = int(_numbers(arrays, f"{name}_passes", ()))
+    return Tails(body=body, shape=shape, scale=scale, passes=passes)
 
 
 def _digest(shapes: Shapes) -> str:
@@ -122,6 +197,10 @@ def _digest(shapes: Shapes) -> str:
         digest.update("\n".join(library.names).encode())
         digest.update(np.round(library.shapes, 9).tobytes())
     return digest.hexdigest()
+
+
+def _short(exc: BaseException) -> str:
+    return str(exc).partition("\n")[0][:80] or type(exc).__name__
 
 
 def _refused(path: Path, why: str) -> ConfigError:

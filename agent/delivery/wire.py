@@ -198,7 +198,7 @@ def _data(record: Record, software: str) -> dict[str, object]:
         "software": software,
     }
     for name in _names(type(record)):
-        if name in ("stamp", "blobs") or (name == "data" and isinstance(record, Audit)):
+        if name in ("stamp", "blobs", "event") or (name == "data" and isinstance(record, Audit)):
             continue
         data[name] = _plain(getattr(record, name), name)
     blobs = blobs_of(record)

@@ -13,6 +13,7 @@ from agent.records import (
     AlarmKind,
     BackgroundUsed,
     Category,
+    EventSource,
     Evidence,
     IdentityItem,
     Phase,
@@ -112,7 +113,9 @@ def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
     if finding.device != transit.device:
         alarm_id = f"{alarm_id}-{finding.device}"
     return replace(
-        transit, alarms=(*transit.alarms, raised(turn, finding, alarm_id, transit.passage_id))
+        transit,
+        alarms=(*transit.alarms, raised(turn, finding, alarm_id, transit.passage_id)),
+        raised=(*transit.raised, turn.stamp),
     )
 
 
@@ -154,9 +157,19 @@ def _next_phase(turn: Turn, alarm: Alarm, finding: Finding) -> Alarm:
     return updated
 
 
-def cleared(turn: Turn, alarm: Alarm) -> Alarm:
-    """Say that the alarm is over and return its last phase; the evidence stays what it was."""
-    last = replace(alarm, stamp=turn.stamp, phase="cleared", rev=alarm.rev + 1, provisional=False)
+def cleared(turn: Turn, alarm: Alarm, event: EventSource | None = None) -> Alarm:
+    """Say that the alarm is over and return its last phase; the evidence stays what it was.
+
+    ``event``: what its file is made of, None where it has none.
+    """
+    last = replace(
+        alarm,
+        stamp=turn.stamp,
+        phase="cleared",
+        rev=alarm.rev + 1,
+        provisional=False,
+        event=event,
+    )
     turn.records.append(last)
     return last
 

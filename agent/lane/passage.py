@@ -17,7 +17,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane import declared, spectra
+from agent.lane import declared, event, spectra
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, ScaleOptions, SideOptions
@@ -112,8 +112,9 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
 def seal(turn: Turn, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
     transit = spectra.finish(turn, transit)
-    alarms = tuple(cleared(turn, alarm) for alarm in transit.alarms)
-    put(turn, replace(transit, alarms=alarms, is_sealed=True))
+    source = event.source_of(turn, transit, _speed(transit, turn.rules))
+    alarms = tuple(cleared(turn, alarm, source) for alarm in transit.alarms)
+    put(turn, replace(transit, alarms=alarms, is_sealed=True, event=source))
     turn.state.vehicles += 1
 
 
@@ -241,6 +242,7 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         scale=scale,
         metal=metal,
         spectral=transit.spectral,
+        event=transit.event,
         also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
         identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
     )

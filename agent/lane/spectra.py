@@ -189,9 +189,10 @@ def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
     if known is not None:
         counts, live_s = known
         exposure_s = float(live_s.max())
-        used = live_s > 0.2 * exposure_s
+        # A crystal that counts nothing at all is dead: any count of it would look like a source.
+        used = (live_s > 0.2 * exposure_s) & (counts.sum(axis=1) > 0)
         passage = replace(passage, background=counts, background_s=live_s, used=used)
-        if exposure_s >= LEAST_BACKGROUND_S:
+        if exposure_s >= LEAST_BACKGROUND_S and used.any():
             spectra, lane_model = _model(turn, spectra, counts[used], live_s[used])
             passage = replace(passage, stream=model.begin(lane_model), model=lane_model)
     return replace(spectra, passage=passage)
@@ -414,5 +415,15 @@ def _left_out(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[str, ..
         if live_s[index] == 0:
             said.append(f"{name}: silent")
         elif passage.used is None or index >= len(passage.used) or not passage.used[index]:
-            said.append(f"{name}: no background yet")
+            why = "counts nothing" if _is_dead(passage, index) else "no background yet"
+            said.append(f"{name}: {why}")
     return tuple(said)
+
+
+def _is_dead(passage: PassSpectra, index: int) -> bool:
+    """Return whether the detector has been live long enough and counted nothing."""
+    if passage.background is None or passage.background_s is None:
+        return False
+    if index >= len(passage.background_s) or passage.background_s[index] < LEAST_BACKGROUND_S:
+        return False
+    return not passage.background[index].any()

@@ -22,7 +22,9 @@ from agent.records import (
     BackgroundQuality,
     BackgroundUsed,
     EndReason,
+    EventSource,
     IdentityItem,
+    Measured,
     MetalPart,
     Passage,
     Record,
@@ -129,6 +131,8 @@ class Transit:
     tally: Tally = field(default_factory=Tally)
     alarms: tuple[Alarm, ...] = ()
     """The latest phase of each alarm latched for this passage."""
+    raised: tuple[Stamp, ...] = ()
+    """When each of them was raised."""
     undocumented: Mapping[str, str] = field(default_factory=dict)
     settings: PortalSettings | None = None
     direction: Literal["in", "out"] | None = None
@@ -142,6 +146,8 @@ class Transit:
     is_sealed: bool = False
     """No further occupancy can join it and its alarms are cleared."""
     published: Passage | None = None
+    event: EventSource | None = None
+    """What its file is made of, once it has left with a radiation alarm."""
 
     @property
     def began(self) -> Stamp:
@@ -396,6 +402,8 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    measured: tuple[tuple[Stamp, str, Measured], ...] = ()
+    """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()
     """Scales whose weights are a test since this was last said."""
     empty_scales: Mapping[str, EmptyScale] = field(default_factory=dict)

@@ -27,6 +27,9 @@ from agent.lane import (
     walks,
     weighing,
 )
+from agent.lane import (
+    event as events,
+)
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState, Transit, Turn, background_used
@@ -83,6 +86,8 @@ def step(
         case Timed():
             _hear(turn, event.device)
             _read(turn, event.device, event.reading)
+            if isinstance(event.reading, GammaCounts | NeutronCounts | WindowCounts):
+                events.note(turn, event.device, event.reading)
         case LinkChange():
             _link(turn, event)
         case Tick():

@@ -58,7 +58,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             exclude=tuple(arguments.exclude),
         )
         passes = read_passes(arguments.passes)
-        with _progress() as progress:
+        with progress_bar() as progress:
             result = evaluate(passes, sought, arguments.far, progress)
     except (PassesError, ConfigError) as exc:
         return wrong(str(exc))
@@ -244,7 +244,7 @@ def _by_strength(strengths: Floats, alarms: NDArray[np.bool_]) -> list[Json]:
 
 
 @contextmanager
-def _progress() -> Iterator[Progressing]:
+def progress_bar() -> Iterator[Progressing]:
     """Show a bar on a terminal, and nothing elsewhere."""
     console = Console(stderr=True)
     columns = (

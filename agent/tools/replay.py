@@ -17,6 +17,7 @@ from typing import cast
 
 from agent.config.spectral import spectral_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
+from agent.evidence.event import EventFiles
 from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import step
@@ -148,6 +149,8 @@ class Replay:
         self._lines = lines
         self._state = LaneState()
         self._sequence: Counter[str] = Counter()
+        identity = encoder.identity
+        self._files = EventFiles(gateway=f"{identity.site}/{identity.gw}", creator=encoder.software)
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._lines:
@@ -207,7 +210,7 @@ class Replay:
         self._state, records = step(self._state, event, self._rules)
         if self._watch is not None:
             self._watch(event, self._state, records)
-        for record in records:
+        for record in map(self._files.attach, records):
             self._count(record)
             stream = stream_of(record)
             self._sequence[stream] += 1

@@ -1,0 +1,96 @@
+"""What the file of an alarming passage is made of: kept while it lasts, told at its end.
+
+Counts of portals are noted from the vehicle's coming; the spectra of crystals, which have an
+approach and a frozen background as well, lie with ``agent.lane.spectra``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.lane.occupancy import unsealed_transit
+from agent.lane.spectra import LONGEST_PASS_S
+from agent.lane.state import PassSpectra, Transit, Turn
+from agent.records import BackgroundUsed, DetectorBackground, EventSource, Measured, Stamp
+from drivers.readings import NuclideFound
+
+MOST_READINGS = 4096
+RADIATION = frozenset({"gamma", "neutron", "spectral"})
+
+
+def note(turn: Turn, device: str, reading: Measured) -> None:
+    """Keep what a portal counted while a vehicle is there, bounded."""
+    transit = unsealed_transit(turn)
+    kept = turn.state.measured
+    if transit is None or len(kept) >= MOST_READINGS:
+        return
+    if turn.stamp.since_s(transit.started) <= LONGEST_PASS_S:
+        turn.state.measured = (*kept, (turn.stamp.back(reading.age_s), device, reading))
+
+
+def source_of(turn: Turn, transit: Transit, speed_m_per_s: float | None) -> EventSource | None:
+    """Return what the passage's file is made of, None where no radiation alarm was raised.
+
+    The vehicle has left, and what was noted of it is forgotten.
+    """
+    measured, turn.state.measured = turn.state.measured, ()
+    if transit.ended is None or not any(a.kind in RADIATION for a in transit.alarms):
+        return None
+    source = EventSource(
+        lane=turn.rules.lane_id,
+        passage_id=transit.passage_id,
+        at=turn.stamp,
+        started=transit.started,
+        ended=transit.ended,
+        speed_m_per_s=speed_m_per_s,
+        alarms=transit.alarms,
+        raised=transit.raised,
+        readings=measured,
+        panels=tuple((name, each.detectors) for name, each in turn.rules.portals.items()),
+        backgrounds=_backgrounds(transit),
+        device_nuclides=_device_nuclides(transit),
+        spectral=transit.spectral,
+    )
+    return _with_spectra(turn, transit, source)
+
+
+def _backgrounds(transit: Transit) -> tuple[tuple[str, BackgroundUsed], ...]:
+    own = () if transit.device is None else ((transit.device, transit.background),)
+    return (*own, *((share.device, share.background) for share in transit.also))
+
+
+def _device_nuclides(transit: Transit) -> tuple[tuple[str, tuple[NuclideFound, ...]], ...]:
+    own = () if transit.device is None else ((transit.device, transit.tally),)
+    tallies = (*own, *((share.device, share.tally) for share in transit.also))
+    return tuple((device, tally.nuclides) for device, tally in tallies if tally.nuclides)
+
+
+def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSource:
+    rules, spectra = turn.rules.spectral, turn.state.spectra
+    passage = None if spectra is None else spectra.finished
+    if rules is None or spectra is None or passage is None:
+        return source
+    if passage.passage_id != transit.passage_id:
+        return source
+    readings: list[tuple[Stamp, str, Measured]] = [
+        (at, device, replace(reading, energy=rules.energies.get(device) or reading.energy))
+        for at, device, reading in spectra.finished_raw
+    ]
+    return replace(
+        source,
+        readings=(*readings, *source.readings),
+        material=rules.options.detector,
+        spectral_background=_frozen(passage, spectra.gathering.detectors),
+        grid_kev=tuple(rules.shapes.library.edges_kev.tolist()),
+    )
+
+
+def _frozen(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[DetectorBackground, ...]:
+    if passage.background is None or passage.background_s is None:
+        return ()
+    rows = zip(detectors, passage.background.tolist(), passage.background_s.tolist(), strict=False)
+    return tuple(
+        DetectorBackground(detector=name, counts=tuple(counts), live_s=live_s)
+        for name, counts, live_s in rows
+        if live_s > 0
+    )
