@@ -36,9 +36,13 @@ LEAST_TO_LEARN = 2 * threshold.LEAST_PASSES
 LEAST_BIN_SHARE = 1e-4
 """Of all counts of a background at least so much is expected in each bin before any is learned; a
 64th of a NaI log's 3 MeV holds this much at the upper end."""
-EMPTY_NORM, EMPTY_GAIN = 0.05, 0.01
-"""What is assumed of the empty lane's changes before any was learned: K, U and Th each by so much
-of the whole rate (rain brings radon down), and the energy scale by so much."""
+EMPTY_SD = 0.3
+"""Before any was learned each bin of the empty lane's spectrum may differ by so much of its rate
+from the mean: a bin of many counts is taken as it was counted, one of few mostly as the mean."""
+ASSUMED_SPREAD = 1.06
+"""Standard deviation of Z with thresholds by formula: a background of half a minute is itself
+uncertain, by (sum p)²/sum p² · slice/30 s = 0.14 of a passing source's variance at most, less what
+the prior takes of slow changes. Learned thresholds have it in them."""
 CHUNK = 200
 CAPPED = 0.995
 """A passage whose slow changes are larger than those of so many others counts no more than they."""
@@ -216,23 +220,19 @@ def learn(
     return replace(model, together=threshold.learn_tails(_as_z(largest)[:, None]))
 
 
-def _assumed_empty(norm: Library, expected: Floats) -> EmptyShape:
-    """Return how an empty lane's spectrum may change: in K, U and Th, and by the gain."""
+def _assumed_empty(expected: Floats) -> EmptyShape:
+    """Return how an empty lane's spectrum may change: each bin by itself."""
     mean = expected / expected.sum()
-    edges = norm.edges_kev
-    density = np.interp(edges, 0.5 * (edges[1:] + edges[:-1]), mean / np.diff(edges))
-    gain = -np.diff(edges * density)
-    changes = np.concatenate([EMPTY_NORM * norm.shapes, EMPTY_GAIN * gain[None]])
-    white = changes / np.sqrt(mean)
-    variance, modes = np.linalg.eigh(white.T @ white)
-    kept = variance > 1e-12
-    return EmptyShape(mean=mean, modes=modes[:, kept], variance=variance[kept])
+    return EmptyShape(mean=mean, modes=np.eye(len(mean)), variance=EMPTY_SD**2 * mean)
 
 
 def learn_prior(
     counts: Floats, expected: Floats, shapes: Shapes, slice_s: float, false_alarm_rate: float
 ) -> Model:
-    """Return a model that knows what benign passages do, but whose thresholds are provisional.
+    """Return a model that knows what benign passages do, but not yet what scores they give.
+
+    Its p-values are by formula and do not hold for real traffic, whose large changes are larger
+    than normal ones: whoever uses it sets thresholds from benign passages, as ``learn`` does.
 
     ``counts`` (pass, slice, bin), ``expected`` as for ``learn``. Passages longer than the window
     teach by several windows, half a window apart.
@@ -271,7 +271,7 @@ def with_prior(
         slices=slices,
         false_alarm_rate=false_alarm_rate,
         shapes=shapes,
-        empty=_assumed_empty(shapes.norm, expected),
+        empty=_assumed_empty(expected),
         nuisance=prior,
         root_expected=np.sqrt(expected),
         profiles=profiles,
@@ -429,7 +429,7 @@ def _template_surprises(model: Model, stream: Stream, index: int) -> Floats:
         return model.templates[index].surprise(best)
     # Two profiles a half-width apart are nearly independent looks; templates are all counted.
     looks = best.shape[-1] * max(1.0, stream.seen * model.slice_s / detect.HALF_WIDTHS_S[0])
-    return threshold.normal_surprise(best, looks, model.banks[index].skew)
+    return threshold.normal_surprise(best / ASSUMED_SPREAD, looks, model.banks[index].skew)
 
 
 def _best_template(model: Model, stream: Stream, index: int) -> NDArray[np.intp]:

@@ -216,7 +216,7 @@ def _rate_of(alarms: NDArray[np.bool_], which: NDArray[np.bool_]) -> Json:
     return {
         "passes": passes,
         "alarms": found,
-        "bound_95": float(f"{rate_bound(found, passes):.4g}"),
+        "bound_95": float(f"{rate_bound(found, passes):.6g}"),
     }
 
 

@@ -434,7 +434,7 @@ def _arrays(
 def _opened(
     path: Path, wanted: tuple[str, ...]
 ) -> tuple[dict[str, NDArray[np.generic]], tuple[str, ...]]:
-    # Opened here, so that it is closed too where the archive turns out to be broken.
+    # The stream is ours: numpy leaves its own open where an archive is broken.
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is no zip archive")
@@ -442,12 +442,10 @@ def _opened(
         with np.load(stream, allow_pickle=False) as held:
             names = tuple(held.files)
             arrays: dict[str, NDArray[np.generic]] = {}
-            for name in wanted:
-                if name not in names:
-                    continue
+            for name in (name for name in wanted if name in names):
                 array = held[name]
                 if not isinstance(array, np.ndarray):
-                    raise ValueError(f"{name} is no array")  # noqa: TRY004 - the file is wrong, not a type
+                    raise ValueError(f"{name} is no array")  # noqa: TRY004 - the file is wrong
                 arrays[name] = array
     return arrays, names
 
