@@ -372,7 +372,7 @@ class Passage:
 
 
 AuditKind = Literal[
-    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration"
+    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration", "test"
 ]
 
 
