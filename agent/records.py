@@ -430,7 +430,7 @@ class EventSource:
 
 
 AuditKind = Literal[
-    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration"
+    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration", "test"
 ]
 
 

@@ -168,8 +168,10 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
     path = example / file
     text = path.read_text(encoding="utf-8")
     no_default = "username|password_file|baud|parity|data_bits|stop_bits|silence_s|span_|unit"
-    no_default += "|alarm|ready|passage_in|passage_out|axles|max_axle_kg|relay_listen|relay_clients"
-    no_default += "|gamma_alarm_sigma|dose_rate_alarm_usv_per_h"
+    no_default += (
+        "|alarm|ready|passage_in|passage_out|tamper|saturated|axles|max_axle_kg|relay_listen"
+    )
+    no_default += "|relay_clients|gamma_alarm_sigma|dose_rate_alarm_usv_per_h"
     no_default += "|columns|pattern|energy|thresholds_file|exclude"
     no_default += "|zero_slope_limit_kg_per_h|frozen_after_vehicles|calibration"
     opened = re.sub(
@@ -184,7 +186,10 @@ def test_the_custom_points_of_the_example_are_accepted(example):
     path = example / "lanes/inbound-1.toml"
     text = path.read_text(encoding="utf-8").replace('"moxa-e1212"\n', '"custom"\n', 1)
     text = re.sub(
-        r"^#((?:alarm|ready|passage_in|passage_out) = \{)", r"\1", text, flags=re.MULTILINE
+        r"^#((?:alarm|ready|passage_in|passage_out|tamper|saturated) = \{)",
+        r"\1",
+        text,
+        flags=re.MULTILINE,
     )
     path.write_text(text, encoding="utf-8")
     assert load(example).lanes[0].device("metal").driver_options.preset == "custom"
@@ -453,7 +458,7 @@ def test_two_detectors_on_one_module_need_inputs_of_their_own(tmp_path):
     assert all("reads the same" in problem for problem in same)
 
 
-SIGNALS = ("alarm", "ready", "passage_in", "passage_out")
+SIGNALS = ("alarm", "ready", "passage_in", "passage_out", "tamper", "saturated")
 
 
 def test_blocks_that_look_alike_are_refused_where_a_late_reply_could_be_mistaken(tmp_path):

@@ -323,3 +323,21 @@ def test_persons_and_alarms_are_the_simulators_truth_whatever_the_poll_misses(se
     assert sum(r.pulses or 0 for r in readings if isinstance(r, MetalAlarm)) == sum(
         w.has_metal for w in walks
     )
+
+
+def test_tamper_and_saturation_contacts_are_states_of_the_detector_and_no_alarm():
+    driver = moxa(tamper_channel=4, saturated_channel=5, normally_closed=("tamper",))
+    block = driver.blocks()[0]
+    assert (block.address, block.count) == (0, 6)
+    assert DeviceState(condition="tamper", active=False) in contacts(driver, 0, 1, 0, 0, 1, 0)
+    assert contacts(driver, 0, 1, 0, 0, 0, 1) == [
+        DeviceState(condition="tamper", active=True),
+        DeviceState(condition="saturated", active=True),
+    ]
+    assert contacts(driver, 0, 1, 0, 0, 0, 1) == []
+    assert DeviceState(condition="tamper", active=None) in driver.silence()
+
+
+def test_a_counter_of_the_tamper_contact_is_refused():
+    with pytest.raises(ValueError, match="leave its counter out"):
+        Options(preset="custom", alarm=COUNTER_ONLY, tamper=Point(contact=4, counter=20))

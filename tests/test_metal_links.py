@@ -433,6 +433,16 @@ def test_faults_by_code_stand_until_another_code_comes():
     assert states(driver.silence()) == {"unknown_fault": None}
 
 
+def test_tamper_and_saturation_are_faults_of_the_map_by_their_names():
+    driver = mapped(
+        one("alarm", type="bit"),
+        one("fault", address=1, type="bit", map={"1": "tamper"}),
+        one("fault", address=2, map={"0": "ok", "5": "saturated"}),
+    )
+    assert states(read(driver, 0, 1, 5)) == {"tamper": True, "saturated": True}
+    assert states(read(driver, 0, 0, 0)) == {"tamper": False, "saturated": False}
+
+
 def test_program_and_sensitivity_are_told_together_and_on_change_alone():
     driver = mapped(
         one("alarm", type="bit"),
@@ -801,3 +811,12 @@ def test_counters_are_followed_from_their_first_figure_until_a_gap():
     assert not counters.is_followed("alarm")
     gain = counters.take("alarm", 9, 10)
     assert (gain.increments, gain.is_late, gain.reset) == (8, True, "")
+
+
+def test_tamper_and_saturation_in_a_line_are_states_by_their_names():
+    sample = {"frame": "0,OK<CR><LF>", "alarm": "clear", "fault": "ok"}
+    texts = {"OK": "ok", "T": "tamper", "W": "saturated"}
+    driver = lined(STATES, fields=["alarm", "fault"], fault_texts=texts, samples=[sample])
+    fed(driver, *["0,OK"] * 3)
+    assert states(fed(driver, *["0,T"] * 3)) == {"tamper": True}
+    assert states(fed(driver, *["0,W"] * 3)) == {"tamper": False, "saturated": True}

@@ -100,7 +100,8 @@ def _outputs(
 def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Iterator[Problem]:
     """Yield the contacts that have a role and no input, or two roles."""
     wired = getattr(device.driver_options, "inputs", {})
-    roles = ("presence", "tamper", "door", "under_barrier", "barrier_closed", "barrier_open")
+    single = ("barrier_closed", "barrier_open", "metal_test")
+    roles = ("presence", "tamper", "door", "under_barrier", *single)
     for role in roles:
         given = getattr(options, role) or ()
         for name in (given,) if isinstance(given, str) else given:

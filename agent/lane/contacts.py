@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from agent.lane import occupancy
+from agent.lane import metal_tests, occupancy
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
 from agent.lane.options import ContactOptions
 from agent.lane.state import Presence, Turn
@@ -34,6 +34,8 @@ def on_contact(turn: Turn, device: str, reading: Contact) -> None:
         _opened(turn, device, options, reading)
     elif reading.name in (options.barrier_closed, options.barrier_open):
         _limits(turn, device, options)
+    elif reading.name == options.metal_test:
+        _switched(turn, device, reading.name, before=before, active=reading.active)
 
 
 def on_lost(turn: Turn, device: str) -> None:
@@ -42,6 +44,8 @@ def on_lost(turn: Turn, device: str) -> None:
         key: None if key[0] == device else level for key, level in turn.state.contacts.items()
     }
     options = turn.rules.contacts[device]
+    if options.metal_test is not None:
+        metal_tests.on_switch(turn, module=device, name=options.metal_test, active=None)
     if options.presence:
         _presence(turn, device, options, "", rises=False)
 
@@ -106,6 +110,19 @@ def _opened(turn: Turn, device: str, options: ContactOptions, reading: Contact) 
         text = f"{device}: {reading.name} was active {times} while nobody looked"
         stand(turn, replace(finding, text=text, evidence=(counted,)))
         clear_standing(turn, device, finding.code)
+
+
+def _switched(
+    turn: Turn, device: str, name: str, *, before: bool | None, active: bool | None
+) -> None:
+    """The key switch of the metal detector's test: a level that is only said again is no news.
+
+    A switch that was left on for too long stays so when its module comes back.
+    """
+    is_left_on = (device, "test_switch_left_on") in turn.state.standing
+    if active is before or (active and is_left_on):
+        return
+    metal_tests.on_switch(turn, module=device, name=name, active=active)
 
 
 def _limits(turn: Turn, device: str, options: ContactOptions) -> None:

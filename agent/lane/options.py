@@ -349,6 +349,19 @@ class MetalOptions:
         float,
         Meta(description="an alarm and a person closer than this belong together [s]", ge=0, le=10),
     ] = 2.0
+    test_every_h: Annotated[
+        float | None,
+        Meta(
+            description="an operational test is due so long after the last that passed, and at "
+            "every start [h]; absent: none is ever due",
+            gt=0,
+            le=8760,
+        ),
+    ] = None
+    test_alarms: Annotated[
+        int,
+        Meta(description="a test passes with at least so many alarms in it", ge=1, le=100),
+    ] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,11 +397,20 @@ class ContactOptions:
         str | None, Meta(description="limit switch, active while the barrier is up")
     ] = None
 
+    metal_test: Annotated[
+        str | None,
+        Meta(
+            description="key switch: while it is active, walks at the lane's metal detectors are "
+            "an operational test and no passage"
+        ),
+    ] = None
+
     @property
     def named(self) -> tuple[str, ...]:
         """Return every name that has a role here."""
-        limits = tuple(name for name in (self.barrier_closed, self.barrier_open) if name)
-        return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *limits)
+        single = (self.barrier_closed, self.barrier_open, self.metal_test)
+        names = tuple(name for name in single if name)
+        return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

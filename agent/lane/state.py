@@ -253,6 +253,15 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetalTest:
+    """The operational test of a metal detector that runs now, and what it has seen."""
+
+    started: Stamp
+    alarms: int = 0
+    passages: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detector:
     """What is remembered of one metal detector between walks."""
 
@@ -393,6 +402,12 @@ class LaneState:
     """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
     metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
     metal_detectors: Mapping[str, Detector] = field(default_factory=dict)
+    metal_tests: Mapping[str, MetalTest] = field(default_factory=dict)
+    """The tests that run now, by metal detector."""
+    metal_tested: Mapping[str, Stamp] = field(default_factory=dict)
+    """When each metal detector passed its last test, as long as that holds."""
+    test_switch: tuple[str, str] | None = None
+    """The switch (module, contact) that announced the last test."""
     contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Each contact's level by (device, name); None: nobody can say."""
     presences: Mapping[str, Presence] = field(default_factory=dict)

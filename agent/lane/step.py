@@ -21,6 +21,7 @@ from agent.lane import (
     counts,
     declared,
     identities,
+    metal_tests,
     occupancy,
     passage,
     spectra,
@@ -81,6 +82,7 @@ def step(
     """Return the lane after one event, and what it has to say; ``state`` stays as it was."""
     turn = Turn(state.copied(), rules, event.stamp)
     _run_due(turn, 0, event.stamp)
+    metal_tests.watch(turn)
     parts = turn.state.parts
     match event:
         case Timed():
@@ -159,7 +161,15 @@ def is_vacant(state: LaneState) -> bool:
 def _run_due(turn: Turn, from_us: int, until: Stamp) -> None:
     """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
     state = turn.state
-    while state.transits or state.parts or state.walks or state.axle_runs or state.spectra:
+    while (
+        state.transits
+        or state.parts
+        or state.walks
+        or state.axle_runs
+        or state.spectra
+        or state.metal_tests
+        or state.metal_tested
+    ):
         due = min(_due(turn), key=lambda d: d[0], default=None)
         if due is None or due[0] > until.mono_us:
             break
@@ -183,6 +193,7 @@ def _due(turn: Turn) -> Iterator[Due]:
     for device, walk in state.walks.items():
         at = walk.last.forward(rules.metals[device].alarm_joins_s)
         yield at.mono_us, partial(walks.finish, device=device)
+    yield from _due_of_tests(turn)
     for device, run in state.axle_runs.items():
         if run.left_at is not None and not run.is_loaded:
             at = run.left_at.forward(rules.scales[device].axle_gap_s)
@@ -194,6 +205,18 @@ def _due(turn: Turn) -> Iterator[Due]:
         elif part.orphan is not None:
             at = part.at.forward(4 * longest_s + 2 * passage.KEPT_PUBLISHED_S)
             yield at.mono_us, partial(_forget_part, serial=part.serial)
+
+
+def _due_of_tests(turn: Turn) -> Iterator[Due]:
+    """Yield when a metal detector's test has lasted too long, and when the next one is due."""
+    for test in turn.state.metal_tests.values():
+        at = test.started.forward(metal_tests.LONGEST_TEST_S)
+        yield at.mono_us, metal_tests.end_left_on
+    for device, tested in turn.state.metal_tested.items():
+        options = turn.rules.metals.get(device)
+        if options is not None and options.test_every_h is not None:
+            at = tested.forward(options.test_every_h * 3600)
+            yield at.mono_us, partial(metal_tests.expire, device=device)
 
 
 def _due_of_transit(turn: Turn, transit: Transit, longest_s: float) -> Due:
@@ -366,6 +389,7 @@ def _stop(turn: Turn) -> None:
         axles.on_lost(turn, device)
     for device in tuple(turn.state.walks):
         walks.finish(turn, device)
+    metal_tests.end(turn, "agent_stop")
     passage.claim(turn)
     for transit in turn.state.transits:
         if not transit.is_sealed:

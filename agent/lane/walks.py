@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agent.lane.alarms import Finding, cleared, fault, raised, set_standing
 from agent.lane.passage import likely_passage
-from agent.lane.state import Detector, Part, Turn, Walk
+from agent.lane.state import Detector, MetalTest, Part, Turn, Walk
 from agent.records import MetalPart, MetalResult
 from drivers.readings import MetalAlarm, MetalPassages, MetalProgram
 
@@ -28,6 +28,11 @@ def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
         _remember(turn, relay, replace(_detector(turn, relay), is_counting=reading.pulses == 0))
     is_rising = reading.active is True and before is not True
     begun = _begun(turn, relay, reading.pulses, is_rising=is_rising)
+    test = turn.state.metal_tests.get(device)
+    if test is not None:
+        found = 0 if reading.is_random else begun
+        _test_on(turn, device, replace(test, alarms=test.alarms + found))
+        return
     if begun == 0:
         _measure_on(turn, device, reading)
         return
@@ -118,6 +123,10 @@ def on_passages(turn: Turn, device: str, reading: MetalPassages) -> None:
     persons = sum(n for _, n in counted)
     if persons == 0:
         return
+    test = turn.state.metal_tests.get(device)
+    if test is not None:
+        _test_on(turn, device, replace(test, passages=test.passages + persons))
+        return
     walk = _walk(turn, device)
     new = tuple(side for side, n in counted if n and side not in walk.directions)
     walk = replace(walk, persons=walk.persons + persons, directions=walk.directions + new)
@@ -165,13 +174,17 @@ def on_lost(turn: Turn, device: str) -> None:
         _remember(turn, relay, Detector(first=kept.first, now=kept.now))
 
 
+def settle(turn: Turn, device: str) -> None:
+    """Expect no more at the contact what the counter has told: its pulse was too short."""
+    for relay in (device, _random(device)):
+        _remember(turn, relay, replace(_detector(turn, relay), counted_first=0))
+
+
 def finish(turn: Turn, device: str) -> None:
     """Make a walk that is over a part that a vehicle can claim."""
     walk = turn.state.walks[device]
     turn.state.walks = {d: w for d, w in turn.state.walks.items() if d != device}
-    # A pulse too short for the contact never rises there: do not wait for it for ever.
-    for relay in (device, _random(device)):
-        _remember(turn, relay, replace(_detector(turn, relay), counted_first=0))
+    settle(turn, device)
     if walk.alarm is not None:
         cleared(turn, walk.alarm)
     now = _detector(turn, device).now
@@ -214,6 +227,10 @@ def _walk(turn: Turn, device: str) -> Walk:
     if walk is None:
         return Walk(at=turn.stamp, last=turn.stamp)
     return replace(walk, last=turn.stamp)
+
+
+def _test_on(turn: Turn, device: str, test: MetalTest) -> None:
+    turn.state.metal_tests = {**turn.state.metal_tests, device: test}
 
 
 def _put(turn: Turn, device: str, walk: Walk) -> None:

@@ -8,6 +8,7 @@ Registers, addresses from 0 as on the wire; Moxa ioLogik E1210 and E1212, channe
     channel 0  alarm relay, closed in alarm, held for 0.5-5 s
     channel 1  ready relay, fail-safe: closed while the detector is well and powered
     channel 2  passage relay: a person entered    channel 3  passage relay: a person left
+    any other  tamper relay, and saturated: the signal is beyond what the detector can tell
 
 A passage relay closes once a person, as the detector's own direction logic gives it. Of two bare
 photocells wire one only: each person breaks both, and their order is not read here.
@@ -56,8 +57,17 @@ from drivers.readings import (
 )
 from drivers.registers import refusal
 
-Signal = Literal["alarm", "ready", "passage_in", "passage_out"]
-SIGNALS: tuple[Signal, ...] = ("alarm", "ready", "passage_in", "passage_out")
+Signal = Literal["alarm", "ready", "passage_in", "passage_out", "tamper", "saturated"]
+SIGNALS: tuple[Signal, ...] = (
+    "alarm",
+    "ready",
+    "passage_in",
+    "passage_out",
+    "tamper",
+    "saturated",
+)
+STATES: tuple[Signal, ...] = ("tamper", "saturated")
+"""Signals that are a condition of the detector while active; no counter of theirs is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +76,14 @@ class Options:
 
     preset: Annotated[
         Preset,
-        Meta(description="the input module; custom: by the four points below"),
+        Meta(description="the input module; custom: by the points below"),
     ]
     alarm_channel: Channel = 0
     ready_channel: Channel = 1
     passage_in_channel: Channel = 2
     passage_out_channel: Channel = 3
+    tamper_channel: Channel = UNWIRED
+    saturated_channel: Channel = UNWIRED
     contacts_start: Annotated[
         int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
     ] = MOXA_CONTACTS_START
@@ -88,6 +100,10 @@ class Options:
     ready: Annotated[Point | None, Meta(description="custom: the ready relay")] = None
     passage_in: Annotated[Point | None, Meta(description="custom: persons entering")] = None
     passage_out: Annotated[Point | None, Meta(description="custom: persons leaving")] = None
+    tamper: Annotated[Point | None, Meta(description="custom: the tamper contact")] = None
+    saturated: Annotated[
+        Point | None, Meta(description="custom: the signal is too strong to be judged")
+    ] = None
     normally_closed: Annotated[
         tuple[Signal, ...],
         Meta(description="signals that are active while the contact is open, broken wire included"),
@@ -141,6 +157,8 @@ class Options:
         for name, point in custom.items():
             if point and point.contact == UNWIRED and point.counter == UNWIRED:
                 raise ValueError(f"point {name} has neither contact nor counter; give one")
+            if point and name in STATES and point.counter != UNWIRED:
+                raise ValueError(f"point {name} is read at its contact; leave its counter out")
 
 
 class Driver:
@@ -212,6 +230,9 @@ class Driver:
         if signal == "ready":
             self._condition("not_ready", readings, active=not level)
             return
+        if signal in STATES:
+            self._condition(signal, readings, active=level)
+            return
         self._watch_stuck(signal, level, readings)
         if signal == "alarm" and level != before:
             is_counted = self._points[signal].counter >= 0
@@ -280,6 +301,8 @@ def _points(options: Options) -> dict[Signal, Point]:
             "ready": options.ready,
             "passage_in": options.passage_in,
             "passage_out": options.passage_out,
+            "tamper": options.tamper,
+            "saturated": options.saturated,
         }
         return {signal: point for signal, point in custom.items() if point is not None}
     channels: dict[Signal, int] = {
@@ -287,13 +310,15 @@ def _points(options: Options) -> dict[Signal, Point]:
         "ready": options.ready_channel,
         "passage_in": options.passage_in_channel,
         "passage_out": options.passage_out_channel,
+        "tamper": options.tamper_channel,
+        "saturated": options.saturated_channel,
     }
     return {
         signal: moxa_point(
             channel,
             contacts_start=options.contacts_start,
             counters_start=options.counters_start,
-            is_counted=signal != "ready",
+            is_counted=signal not in ("ready", *STATES),
         )
         for signal, channel in channels.items()
         if channel != UNWIRED
