@@ -22,8 +22,8 @@ from agent.evidence.n42_words import (
     RadAlarm,
     Spectrum,
 )
-from agent.tools.n42_replay import RecordedReading, event_readings, is_n42, read_n42_file
-from agent.tools.recording import RecordingError
+from agent.tools.n42_replay import event_readings, is_n42, read_n42_file
+from agent.tools.recording import CapturedReadings, RecordingError
 from drivers.readings import (
     BadFrame,
     DeviceAlarm,
@@ -82,7 +82,7 @@ def said(told: N42Event) -> list[tuple[float, Reading]]:
     """Return (seconds after T0, reading) of each, in the order given."""
     readings = list(event_readings(told, "rpm"))
     assert all(each.device == "rpm" for each in readings)
-    return [((each.utc_us - T0_US) / 1e6, each.reading) for each in readings]
+    return [((each.utc_us - T0_US) / 1e6, each.readings[0]) for each in readings]
 
 
 def spectrum(detector: str, counts=SPECTRUM, live_time_s=0.19, energy=LINEAR) -> Spectrum:
@@ -304,7 +304,7 @@ def test_a_stream_is_read_by_its_driver_and_a_cut_document_is_refused(tmp_path):
         + b"\x02" + document(4.0)[:500]
     )  # fmt: skip
     readings = list(read_n42_file(path, "rpm"))
-    kinds = [(each.utc_us - T0_US, type(each.reading).__name__) for each in readings]
+    kinds = [(each.utc_us - T0_US, type(each.readings[0]).__name__) for each in readings]
     assert kinds == [
         (2_000_000, "BadFrame"),
         (2_000_000, "GammaSpectrum"),
@@ -345,8 +345,8 @@ def data_file(name: str) -> Path:
     return path
 
 
-def counted(readings: list[RecordedReading]) -> Counter[str]:
-    return Counter(type(each.reading).__name__ for each in readings)
+def counted(readings: list[CapturedReadings]) -> Counter[str]:
+    return Counter(type(each.readings[0]).__name__ for each in readings)
 
 
 @pytest.mark.shared_data
@@ -356,9 +356,9 @@ def test_the_stream_of_a_real_rs_350_is_read():
     # 41 documents begin and the last is cut.
     assert found["BadFrame"] == 1
     assert found["GammaSpectrum"] == found["NeutronCounts"] == 40
-    first = next(each for each in readings if isinstance(each.reading, GammaSpectrum))
+    first = next(each for each in readings if isinstance(each.readings[0], GammaSpectrum))
     assert first.utc_us == 1_692_043_000_000_000 - 110  # 19:56:39 and 0.99989 s
-    assert sum(first.reading.counts) == 655, "as many as its gross counts say"
+    assert sum(first.readings[0].counts) == 655, "as many as its gross counts say"
     times = [each.utc_us for each in readings]
     assert times == sorted(times)
 
@@ -376,20 +376,22 @@ def test_the_standards_portal_example_is_read_as_windows_neutrons_and_presence()
         "DeviceAlarm": 2,
         "DeviceNuclides": 1,
     }
-    windows = next(each for each in found if isinstance(each.reading, WindowCounts))
+    windows = next(each for each in found if isinstance(each.readings[0], WindowCounts))
     # Its four plastic slabs count 5 22 200, 6 11 300, 22 7 555 and 3 7 345.
-    assert windows.reading.counts == (36, 47, 1400)
+    assert windows.readings[0].counts == (36, 47, 1400)
 
 
 @pytest.mark.shared_data
 def test_the_standards_spectroscopic_example_is_read_as_spectra():
     found = list(read_n42_file(data_file("annex-e-spectroscopic-portal.n42"), "rpm"))
     assert counted(found)["GammaSpectrum"] == 14
-    spectra = [each.reading for each in found if isinstance(each.reading, GammaSpectrum)]
+    spectra = [each.readings[0] for each in found if isinstance(each.readings[0], GammaSpectrum)]
     assert [each.occupied for each in spectra[::2]] == [
         False, False, False, True, True, False, False
     ]  # fmt: skip
-    nuclides = next(each.reading for each in found if isinstance(each.reading, DeviceNuclides))
+    nuclides = next(
+        each.readings[0] for each in found if isinstance(each.readings[0], DeviceNuclides)
+    )
     assert [each.name for each in nuclides.nuclides] == ["Co-57", "Cs-137"]
 
 

@@ -6,6 +6,8 @@ energy, as a scintillator's resolution does, so that a peak covers about as many
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,3 +53,13 @@ def rebin_matrix(edges_kev: Floats, grid_kev: Floats) -> Floats:
     widths = np.diff(edges_kev)[:, None]
     matrix: Floats = np.clip(high - low, 0.0, None) / widths
     return matrix
+
+
+def on_grid(counts: Sequence[int], edges_kev: Floats, grid_kev: Floats) -> Floats:
+    """Return the spectrum on the grid: each channel's counts are spread evenly over its width.
+
+    What lies outside the grid is lost.
+    """
+    below = np.concatenate([[0.0], np.cumsum(counts, dtype=float)])
+    spread: Floats = np.diff(np.interp(grid_kev, edges_kev, below))
+    return spread

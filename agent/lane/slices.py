@@ -186,13 +186,3 @@ def _grown(values: Floats | None, detectors: int) -> Floats | None:
         return values
     more = np.zeros((detectors - len(values), *values.shape[1:]))
     return np.concatenate([values, more])
-
-
-def on_grid(counts: tuple[int, ...], edges_kev: Floats, grid_kev: Floats) -> Floats:
-    """Return the spectrum on the grid: each channel's counts are spread evenly over its width.
-
-    What lies outside the grid is lost.
-    """
-    below = np.concatenate([[0.0], np.cumsum(counts, dtype=float)])
-    spread: Floats = np.diff(np.interp(grid_kev, edges_kev, below))
-    return spread

@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from agent.analysis import model
-from agent.analysis.energy import polynomial_edges
+from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
 from agent.lane import naming
 from agent.lane.alarms import Finding, fault, latch, set_standing
 from agent.lane.naming import Named
 from agent.lane.occupancy import put
-from agent.lane.slices import EmptyLane, Floats, Gathering, Slice, on_grid
+from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
 from agent.records import (
     BackgroundQuality,

@@ -16,12 +16,11 @@ from rich.table import Table
 from agent import config as configuration
 from agent.analysis.detector import Detector
 from agent.analysis.empty_lane import Shares, Steadiness, in_blocks, shares_of, steadiness
-from agent.analysis.energy import polynomial_edges, sqrt_grid
+from agent.analysis.energy import on_grid, polynomial_edges, sqrt_grid
 from agent.analysis.response import background_components
 from agent.cli import wrong
 from agent.config.options import did_you_mean
 from agent.lane.options import RpmOptions, SpectralOptions
-from agent.lane.slices import on_grid
 from agent.lane.state import LaneState
 from agent.lane.step import is_vacant
 from agent.records import LaneEvent, Record, Timed

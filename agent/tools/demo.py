@@ -99,6 +99,7 @@ silence_s = 30.0
 detector = "{material}"
 crystal_cm = {crystal_cm}
 background_memory_s = 120.0
+guard_s = 2.0
 """
 PANEL_CRYSTALS = {"kromek": ("csi", [2.54, 2.54, 5.0]), "rs-350": ("nai", [5.08, 10.16, 40.64])}
 """What the simulated panels count with, as a technician would read it off the type plate."""

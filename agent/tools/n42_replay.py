@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.evidence.n42 import CREATOR
 from agent.evidence.n42_read import Problem, read_n42
 from agent.evidence.n42_words import Measurement, N42Event, RadAlarm, Spectrum
-from agent.tools.recording import RecordingError
+from agent.tools.recording import CapturedReadings, RecordingError
 from drivers.readings import (
     BadFrame,
     DeviceAlarm,
@@ -56,21 +55,12 @@ _FRAME: Final = re.compile(rb"[\x02\x03]")
 _ALARMS: Final[dict[str, DeviceAlarmKind]] = {"Gamma": "gamma", "Neutron": "neutron"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedReading:
-    """A reading that a file holds in words, and when it arrived [µs UTC]."""
-
-    utc_us: int
-    device: str
-    reading: Reading
-
-
 def is_n42(head: bytes) -> bool:
     """Return whether a file that begins so may be N42: XML, perhaps in a stream's frame."""
     return head.lstrip(b"\xef\xbb\xbf\x02 \t\r\n").startswith(b"<")
 
 
-def read_n42_file(path: Path, device: str) -> Iterator[RecordedReading]:
+def read_n42_file(path: Path, device: str) -> Iterator[CapturedReadings]:
     """Yield what the file's documents say, in the order of time, as readings of one device.
 
     Raises
@@ -95,7 +85,7 @@ def read_n42_file(path: Path, device: str) -> Iterator[RecordedReading]:
     yield from event_readings(event, device)
 
 
-def event_readings(event: N42Event, device: str) -> Iterator[RecordedReading]:
+def event_readings(event: N42Event, device: str) -> Iterator[CapturedReadings]:
     """Yield the readings of one event in the order of time."""
     found: list[tuple[int, Reading]] = []
     presence: bool | None = None
@@ -114,10 +104,10 @@ def event_readings(event: N42Event, device: str) -> Iterator[RecordedReading]:
         found += _conclusions(event)
     # Stable: at one moment what ended comes before what begins.
     for utc_us, reading in sorted(found, key=lambda each: each[0]):
-        yield RecordedReading(utc_us=utc_us, device=device, reading=reading)
+        yield CapturedReadings(utc_us=utc_us, device=device, readings=(reading,))
 
 
-def _stream(path: Path, documents: list[bytes], device: str) -> Iterator[RecordedReading]:
+def _stream(path: Path, documents: list[bytes], device: str) -> Iterator[CapturedReadings]:
     driver = Driver(Options())
     now_us: int | None = None
     refused: list[Reading] = []
@@ -131,7 +121,7 @@ def _stream(path: Path, documents: list[bytes], device: str) -> Iterator[Recorde
             refused += readings
             continue
         for reading in (*refused, *readings):
-            yield RecordedReading(utc_us=now_us, device=device, reading=reading)
+            yield CapturedReadings(utc_us=now_us, device=device, readings=(reading,))
         refused = []
     if now_us is None:
         raise RecordingError(f"{path}: a stream of {len(documents)} pieces, none an N42 document")

@@ -24,7 +24,7 @@ from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, LinkChange, Passage, Record, Stamp, Stop, Timed
 from agent.settings import LaneConfig
 from agent.tools.daily import read_daily
-from agent.tools.n42_replay import RecordedReading, is_n42, read_n42_file
+from agent.tools.n42_replay import is_n42, read_n42_file
 from agent.tools.recording import (
     CapturedBytes,
     CapturedLink,
@@ -39,7 +39,6 @@ from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
 NAME = "replay"
-Line = CaptureLine | RecordedReading
 Watch = Callable[[LaneEvent, LaneState, Sequence[Record]], None]
 """Is told of every step: what went in, the lane after it, and what it said."""
 PORTAL_SETTINGS = frozenset({"nsigma", "intervals", "algorithms"})
@@ -134,7 +133,7 @@ class Replay:
         lane: LaneConfig,
         rules: LaneRules,
         encoder: Encoder,
-        lines: Iterable[Line | None],
+        lines: Iterable[CaptureLine | None],
         watch: Watch | None = None,
     ) -> None:
         self.summary = Summary()
@@ -168,7 +167,7 @@ class Replay:
         if self.summary.first_us is not None:
             yield from self._take(Stop(stamp=_stamp(self.summary.last_us, self.summary.last_us)))
 
-    def _events(self, line: Line, stamp: Stamp) -> Iterator[LaneEvent]:
+    def _events(self, line: CaptureLine, stamp: Stamp) -> Iterator[LaneEvent]:
         readings: Iterable[Reading]
         driver = self._drivers.get(line.device)
         if driver is None:
@@ -177,13 +176,11 @@ class Replay:
                 f"{self._rules.lane_id} does not have; known are {', '.join(self._drivers)}"
             )
         is_polled = line.device in self._polled
-        if isinstance(line, RecordedReading):
-            readings = (line.reading,)
-        elif isinstance(line, CapturedLink):
+        if isinstance(line, CapturedLink):
             readings = driver.silence()
             yield LinkChange(stamp=stamp, device=line.device, is_up=line.is_up)
         elif isinstance(line, CapturedReadings):
-            readings = list(line.readings)
+            readings = line.readings
         elif isinstance(line, CapturedBytes) and not is_polled:
             readings = cast("StreamDriver", driver).feed(line.data)
         elif isinstance(line, CapturedRegisters) and is_polled:
@@ -235,7 +232,9 @@ def _stamp(utc_us: int, mono_us: int) -> Stamp:
     return Stamp(utc_us=utc_us, mono_us=mono_us, boot=NAME)
 
 
-def _lines(recording: Path, lane: LaneConfig, options: ReplayOptions) -> Iterator[Line | None]:
+def _lines(
+    recording: Path, lane: LaneConfig, options: ReplayOptions
+) -> Iterator[CaptureLine | None]:
     """Return the recording's lines whatever its kind; None: a line without a time."""
     with recording.open("rb") as file:
         head = file.read(4096).lstrip()
