@@ -104,6 +104,11 @@ class Detector:
         curve = RESOLUTIONS[self.material] if self.resolution is None else self.resolution
         return curve.fwhm_kev(energies_kev)
 
+    @property
+    def resolution_662(self) -> float:
+        """Return the full width at half maximum over the energy at Cs-137's 661.7 keV."""
+        return float(self.fwhm_kev(np.array(CAESIUM_KEV))) / CAESIUM_KEV
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Crystal:

@@ -101,9 +101,8 @@ class Model:
     fits: Fits
 
 
-def candidates(library: Library, knowledge: Knowledge, limits: Limits | None = None) -> Candidates:
+def candidates(library: Library, knowledge: Knowledge, limits: Limits) -> Candidates:
     """Return a library made ready for identification; made once, used for every passage."""
-    limits = limits or Limits()
     gains = np.linspace(-2.5, 2.5, limits.gain_steps) * limits.gain_sd
     nuclides = library.nuclides
     weights = np.array([knowledge.prior.get(name, 1.0) for name in nuclides])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agent.analysis.detector import Detector
 from agent.analysis.energy import sqrt_grid
-from agent.analysis.hypotheses import candidates
+from agent.analysis.hypotheses import COMPUTED, candidates
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.response import background_components, templates
 from agent.analysis.shapes import named_among, shapes_among
@@ -44,7 +45,9 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
         options=options,
         shapes=shapes,
         known=candidates(
-            named_among(everything, background, options.exclude), knowledge_of(nuclides)
+            named_among(everything, background, options.exclude),
+            knowledge_of(nuclides),
+            replace(COMPUTED, resolution_662=detector.resolution_662),
         ),
         energies={
             d.name: EnergyCalibration(coefficients_kev=d.kind_options.energy.coefficients_kev)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.detector import Detector
 from agent.analysis.energy import rebin_matrix
-from agent.analysis.hypotheses import candidates
+from agent.analysis.hypotheses import COMPUTED, MATCHED, candidates
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes, Verdict
@@ -80,7 +80,12 @@ def targets(grid_kev: Floats | None, background: Floats, sought: Sought, slice_s
         options=SpectralOptions(slice_s=slice_s, exclude=tuple(excluded)),
         shapes=shapes,
         known=candidates(
-            named_among(everything, background, excluded), knowledge_of(sought.nuclides)
+            named_among(everything, background, excluded),
+            knowledge_of(sought.nuclides),
+            replace(
+                COMPUTED if library is None else MATCHED,
+                resolution_662=sought.detector.resolution_662,
+            ),
         ),
         energies={},
         model=None,
