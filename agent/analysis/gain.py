@@ -16,8 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis.energy import sqrt_grid
+
 Floats = NDArray[np.float64]
 
+TRACKED_KEV: Floats = sqrt_grid(30.0, 3600.0, 512)
+"""Edges that a lane tracks gains on: a bin of them is a fifth of a peak of 3 % at 662 keV, and they
+reach beyond what any scale up to a fifth too low hides."""
 LEAST_COUNTS = 20_000
 """Fewer counts carry the scale no better than the prior does."""
 MODEL_ERROR = 0.02
@@ -76,6 +81,7 @@ def track(
     edges_kev: Floats,
     components: Floats,
     prior: GainPrior | None = None,
+    highest_kev: float = np.inf,
 ) -> GainFit:
     """Return the scale of an unoccupied spectrum.
 
@@ -88,6 +94,7 @@ def track(
     components : (component, bin) shapes of the background at the true energies of those edges,
         as ``response.background_components`` gives them
     prior : the scale as last known; None: the nominal one
+    highest_kev : nominal energy up to which the detector counts; bins above are not looked at
 
     Whether the lane was empty is the caller's to know: nothing here can tell a vehicle's thorium
     from the ground's.
@@ -98,7 +105,7 @@ def track(
         return GainFit(reasons=(f"a live time of {live_s:g} s is no measurement",))
     if not np.all(np.isfinite(counts)) or counts.min(initial=0.0) < 0:
         return GainFit(reasons=("a count is negative or not a number",))
-    used = edges_kev[:-1] > LOWEST_KEV
+    used = (edges_kev[:-1] > LOWEST_KEV) & (edges_kev[1:] <= highest_kev)
     total = float(counts[used].sum())
     if total < LEAST_COUNTS:
         text = (
