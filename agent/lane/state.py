@@ -439,6 +439,18 @@ class Shown:
     vehicles: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenignPassages:
+    """The last passages that nothing else speaks against, judged with the same thresholds.
+
+    ``thresholds``: which, by their calibration's name and the false-alarm rate. ``p``: the final
+    p-values, oldest first.
+    """
+
+    thresholds: tuple[str | None, float]
+    p: tuple[float, ...] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -486,6 +498,7 @@ class LaneState:
     """First value of each scale's own counter since its last calibration, by (device, name)."""
     vehicles: int = 0
     """How many have left the portal."""
+    benign: BenignPassages | None = None
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""
