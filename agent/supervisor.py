@@ -20,7 +20,7 @@ from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
-from agent.config.spectral import spectral_rules
+from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery import wire
 from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
@@ -363,12 +363,13 @@ class Supervisor:
             config = lane.config
             try:
                 found = await asyncio.to_thread(spectral_rules, config)
+                windows = await asyncio.to_thread(window_rules, config)
             except configuration.ConfigError as exc:
                 self._fault(code, f"{config.lane_id}: spectra are not judged: {exc}")
                 return
             self._clear(code)
             if lane.config.spectral == config.spectral:
-                lane.rules = replace(lane.rules, spectral=found)
+                lane.rules = replace(lane.rules, spectral=found, windows=windows)
                 log.info("lane=%s spectral=ready", config.lane_id)
 
         lane.tasks.append(self._guard(code, compute))
@@ -501,11 +502,11 @@ class Supervisor:
             self._publish_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
             before = lane.config.spectral
-            spectral = lane.rules.spectral
+            spectral, windows = lane.rules.spectral, lane.rules.windows
             lane.config, lane.rules = lane.pending
             lane.pending = None
             if lane.config.spectral == before:
-                lane.rules = replace(lane.rules, spectral=spectral)
+                lane.rules = replace(lane.rules, spectral=spectral, windows=windows)
             else:
                 self._compute_spectral(lane)
             log.info("lane=%s options=exchanged", lane.config.lane_id)

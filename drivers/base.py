@@ -3,7 +3,8 @@
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
-say ``PRESENCE``, ``GAMMA_RULE``, ``GIVES_SPECTRA``, any module ``SILENCE_S``; see ``DriverType``.
+say ``PRESENCE``, ``GAMMA_RULE``, ``GIVES_SPECTRA``, ``GIVES_WINDOWS``, any module ``SILENCE_S``;
+see ``DriverType``.
 ``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours; a driver
 that keeps more than 8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
@@ -153,6 +154,8 @@ class DriverType:
     """It speaks only when somebody comes: its silence tells nothing."""
     is_output: bool = False
     gives_spectra: bool = False
+    gives_windows: bool = False
+    """It counts in energy windows, with a background of its own in each."""
     has_long_messages: bool = False
     """Its messages are of thousands of bytes: the module says its own ``BUFFER_LIMIT_BYTES``."""
 
@@ -194,6 +197,7 @@ def find(name: str) -> DriverType:
         is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
         is_output=hasattr(module.Driver, "safe"),
         gives_spectra=getattr(module, "GIVES_SPECTRA", False),
+        gives_windows=getattr(module, "GIVES_WINDOWS", False),
         has_long_messages=hasattr(module, "BUFFER_LIMIT_BYTES"),
     )
 

@@ -14,6 +14,7 @@ import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,16 @@ from agent.analysis import model as detection
 from agent.analysis.detect import WINDOW_S
 from agent.analysis.model import STATISTICS, EmptyShape, Model, Shapes
 from agent.analysis.nuisance import Nuisance, cosines
+from agent.analysis.shapes import window_shapes
 from agent.analysis.threshold import Tails
 from agent.config.problems import ConfigError, Problem
 from agent.lane.options import SpectralOptions
 
 FORMAT = "checkpointd-thresholds/1"
 LARGEST_BYTES = 64 << 20
+MOST_WINDOWS = 16
+LEAST_SLICE_S, LONGEST_SLICE_S = 0.1, 2.0
+"""Of a portal's intervals."""
 _BROKEN = (
     # What zipfile, zlib, json and numpy raise for broken archives, members and headers.
     ValueError,
@@ -90,6 +95,33 @@ def load_model(path: Path, shapes: Shapes, options: SpectralOptions) -> tuple[Mo
     ConfigError
         If the file cannot be read, is no such file, or was learned for other options.
     """
+    return _loaded(path, lambda arrays: _model(arrays, shapes, options))
+
+
+def load_window_model(path: Path, options: SpectralOptions) -> tuple[Model, str]:
+    """Return the model learned from a portal's energy windows, and its calibration name.
+
+    Its slices are as long as the portal's intervals were; ``options.slice_s`` says nothing here.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no such file, or was learned for spectra.
+    """
+    return _loaded(path, lambda arrays: _window_model(arrays, options))
+
+
+def _window_model(arrays: dict[str, np.ndarray], options: SpectralOptions) -> Model:
+    windows = arrays["empty_mean"].size if "empty_mean" in arrays else 0
+    if not 1 <= windows <= MOST_WINDOWS:
+        raise ValueError("it was not learned from energy windows")
+    slice_s = _head(arrays).get("slice_s")
+    if not isinstance(slice_s, float) or not LEAST_SLICE_S <= slice_s <= LONGEST_SLICE_S:
+        raise ValueError(f"its slices are {slice_s!r} s long")
+    return _model(arrays, window_shapes(windows), replace(options, slice_s=slice_s))
+
+
+def _loaded(path: Path, build: Callable[[dict[str, np.ndarray]], Model]) -> tuple[Model, str]:
     try:
         content = path.read_bytes()
     except OSError as exc:
@@ -99,7 +131,7 @@ def load_model(path: Path, shapes: Shapes, options: SpectralOptions) -> tuple[Mo
     except _BROKEN as exc:
         raise _refused(path, f"it is no file of learned thresholds ({_short(exc)})") from exc
     try:
-        model = _model(arrays, shapes, options)
+        model = build(arrays)
     except ValueError as exc:
         raise _refused(path, str(exc)) from exc
     return model, hashlib.sha256(content).hexdigest()

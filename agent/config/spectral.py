@@ -12,13 +12,35 @@ from agent.analysis.hypotheses import COMPUTED, candidates
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.response import background_components, templates
 from agent.analysis.shapes import named_among, shapes_among
-from agent.config.model_file import load_model
+from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
-from agent.lane.options import RpmOptions, SpectralRules
+from agent.lane.options import RpmOptions, SpectralRules, WindowRules
 from agent.settings import LaneConfig
 from drivers.readings import EnergyCalibration
 
 NUCLIDES_DIRECTORY = Path("/etc/checkpointd")
+
+
+def window_rules(lane: LaneConfig) -> WindowRules | None:
+    """Return what the lane's energy windows are judged by; None: no [spectral], or no windows.
+
+    A lane that gives spectra too has learned its thresholds from those; its windows then have
+    thresholds by formula.
+
+    Raises
+    ------
+    ConfigError
+        If the thresholds file cannot be used.
+    """
+    options = lane.spectral
+    portal = next((d.name for d in lane.devices if d.driver.gives_windows), None)
+    if options is None or portal is None:
+        return None
+    model = calibration = None
+    has_spectra = any(d.driver.gives_spectra for d in lane.devices)
+    if options.thresholds_file is not None and not has_spectra:
+        model, calibration = load_window_model(Path(options.thresholds_file), options)
+    return WindowRules(device=portal, options=options, model=model, calibration=calibration)
 
 
 def spectral_rules(lane: LaneConfig) -> SpectralRules | None:

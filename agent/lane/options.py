@@ -593,6 +593,21 @@ class SpectralRules:
     ground: NDArray[np.float64] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowRules:
+    """What judging a portal's energy windows needs.
+
+    ``device``: the portal; another one's windows are no common spectrum with it. ``model`` None:
+    nothing was learned, and one is assumed from the background. ``calibration`` names the learned
+    thresholds.
+    """
+
+    device: str
+    options: SpectralOptions
+    model: Model | None = None
+    calibration: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneRules:
     """What ``step`` needs to know of one lane's configuration.
@@ -617,6 +632,8 @@ class LaneRules:
     identity_key: bytes | None = field(default=None, repr=False)
     spectral: SpectralRules | None = field(default=None, repr=False)
     """None: the lane judges no spectra, or what it looks for is still being computed."""
+    windows: WindowRules | None = field(default=None, repr=False)
+    """None: the lane judges no energy windows."""
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 

@@ -40,6 +40,7 @@ from drivers.readings import (
     NuclideFound,
     PortalSettings,
     Weight,
+    WindowCounts,
 )
 
 
@@ -417,6 +418,39 @@ class Spectra:
     """By detector; only those that are tracked."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassWindows:
+    """The energy windows of one passage, and how they are judged.
+
+    ``background_cps`` (window,) is the portal's own before it came, averaged over
+    ``background_s``; ``stream`` None: nothing can be judged.
+    """
+
+    passage_id: str
+    quality: BackgroundQuality
+    background_cps: Floats | None = None
+    background_s: float | None = None
+    model: Model | None = None
+    calibration: str | None = None
+    stream: Stream | None = None
+    slices: int = 0
+    is_alarmed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """What is remembered of the portal that counts in energy windows."""
+
+    background_cps: tuple[float, ...] = ()
+    """The portal's own, said last; empty: none yet."""
+    early: tuple[tuple[int, WindowCounts], ...] = ()
+    """Intervals that came before any vehicle was told of, with the moment they came [µs]."""
+    passage: PassWindows | None = None
+    assumed: Model | None = None
+    """The model made without learning, for a background of ``assumed_cps``."""
+    assumed_cps: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmptyScale:
     """What the empty platform of a scale read between loads, oldest first.
@@ -488,6 +522,7 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    windows: Windows | None = None
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
     """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()

@@ -27,6 +27,7 @@ from agent.lane import (
     spectra,
     walks,
     weighing,
+    windows,
 )
 from agent.lane import (
     event as events,
@@ -263,7 +264,7 @@ def _hear(turn: Turn, device: str) -> None:
         turn.state.links = {**turn.state.links, device: True}
 
 
-def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912 - one case a word
+def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912, PLR0915 - one case a word
     match reading:
         case GammaCounts():
             counts.on_gamma(turn, device, reading)
@@ -294,8 +295,12 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             walks.on_program(turn, device, reading)
         case DeviceState():
             _on_device_state(turn, device, reading)
-        case BadFrame() | WindowCounts() | WindowBackground():
+        case BadFrame():
             pass
+        case WindowCounts():
+            windows.on_counts(turn, device, reading)
+        case WindowBackground():
+            windows.on_background(turn, device, reading)
         case VehiclePresence():
             occupancy.on_presence(turn, device, reading)
         case DoseRate():

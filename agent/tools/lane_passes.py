@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.energy import sqrt_grid
 from agent.lane.state import LaneState, PassSpectra
+from agent.lane.windows import BACKGROUND_S
 from agent.records import LaneEvent, Passage, Record, Timed
 from agent.tools.passes import Passes
 from drivers.readings import PortalSettings, WindowBackground, WindowCounts
@@ -24,9 +25,6 @@ Floats = NDArray[np.float64]
 WINDOWS_BEFORE_S, WINDOWS_AFTER_S = 4.0, 0.5
 """Windows sent late from before the vehicle broke the beam (14 intervals of an SC-880), and the
 last interval's delay."""
-WINDOW_BACKGROUND_S = 20.0
-"""Over how long a portal averages its windows where its settings do not say: an SC-880's window
-backgrounds are multiples of 1/20 counts/s."""
 GOLDEN = 0.6180339887498949
 
 
@@ -54,7 +52,7 @@ class LanePasses:
         self._device: str | None = None
         self._windows: list[tuple[int, WindowCounts]] = []
         self._backgrounds: list[tuple[int, WindowBackground]] = []
-        self._averaging_s = WINDOW_BACKGROUND_S
+        self._averaging_s = BACKGROUND_S
 
     def __call__(self, event: LaneEvent, state: LaneState, records: Sequence[Record]) -> None:
         """Take what one step of the lane brought."""
