@@ -17,8 +17,9 @@ from agent.analysis.energy import sqrt_grid
 from agent.lane.state import LaneState, PassSpectra
 from agent.lane.windows import BACKGROUND_S
 from agent.records import LaneEvent, Passage, Record, Timed
+from agent.tools.lane_neutrons import LaneNeutrons, Spans
 from agent.tools.passes import Passes
-from drivers.readings import PortalSettings, WindowBackground, WindowCounts
+from drivers.readings import NeutronCounts, PortalSettings, WindowBackground, WindowCounts
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +38,7 @@ class _Held:
     live_s: Floats
     background: Floats
     background_s: float
+    spans: Spans
 
 
 class LanePasses:
@@ -53,6 +55,7 @@ class LanePasses:
         self._windows: list[tuple[int, WindowCounts]] = []
         self._backgrounds: list[tuple[int, WindowBackground]] = []
         self._averaging_s = BACKGROUND_S
+        self._neutrons = LaneNeutrons()
 
     def __call__(self, event: LaneEvent, state: LaneState, records: Sequence[Record]) -> None:
         """Take what one step of the lane brought."""
@@ -61,6 +64,9 @@ class LanePasses:
                 self._said[record.passage_id] = record
         if isinstance(event, Timed):
             self._take_windows(event)
+            if isinstance(event.reading, NeutronCounts):
+                ended_us = event.stamp.back(event.reading.age_s).mono_us
+                self._neutrons.take(ended_us, event.device, event.reading)
         finished = None if state.spectra is None else state.spectra.finished
         if finished is not None and finished is not self._last:
             self._last = finished
@@ -105,6 +111,7 @@ class LanePasses:
                 live_s=live_s,
                 background=_rows(rates * common_s, detectors),
                 background_s=common_s,
+                spans=[(each.began_us, each.ended_us) for each in finished.slices],
             )
         )
 
@@ -131,7 +138,8 @@ class LanePasses:
         for passage in sorted(said, key=lambda p: p.started.mono_us):
             first_us = passage.started.back(WINDOWS_BEFORE_S).mono_us
             last_us = passage.ended.forward(WINDOWS_AFTER_S).mono_us
-            own = [each for at_us, each in waiting if first_us <= at_us <= last_us]
+            inside = [each for each in waiting if first_us <= each[0] <= last_us]
+            own = [each for _, each in inside]
             waiting = [each for each in waiting if each[0] > last_us]
             before = bisect_left(known_us, passage.started.mono_us)
             cps = self._backgrounds[before - 1][1].cps if before else ()
@@ -146,6 +154,7 @@ class LanePasses:
                     live_s=np.full((len(own), 1), length),
                     background=np.array([cps]) * self._averaging_s,
                     background_s=self._averaging_s,
+                    spans=[(at_us - round(length * 1e6), at_us) for at_us, _ in inside],
                 )
             )
         return held
@@ -165,6 +174,7 @@ class LanePasses:
             background[number, :known] = np.rint(each.background)
         said = [self._said.get(each.passage_id) for each in held]
         speeds = [None if p is None else p.speed_m_per_s for p in said]
+        neutrons = self._neutrons.booked([each.spans for each in held])
         return Passes(
             counts=counts,
             slices=np.array([len(each.counts) for each in held], dtype=np.intp),
@@ -174,7 +184,8 @@ class LanePasses:
             background_counts=background,
             background_s=np.array([each.background_s for each in held]),
             speed_m_per_s=np.array([np.nan if v is None else v for v in speeds]),
-            neutron_counts=None,
+            neutron_counts=None if neutrons is None else neutrons[0],
+            neutron_live_s=None if neutrons is None else neutrons[1],
             is_commission=np.array([p is not None and not p.alarm_ids for p in said]),
             truth=None,
             strength_cps=None,
