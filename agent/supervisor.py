@@ -42,7 +42,7 @@ from agent.delivery.wire import Encoder, Identity, WireError
 from agent.evidence.event import EventFiles
 from agent.health import Notifier, Watchdog, temperature_c
 from agent.lane import annunciator
-from agent.lane.options import LaneRules, ScaleOptions
+from agent.lane.options import KindOptions, LaneRules, RpmOptions, ScaleOptions
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, snapshot, step
 from agent.link import Captured, DeviceLink, Lines, make_link
@@ -670,7 +670,7 @@ class Supervisor:
                 frames=status.frames,
                 refused=status.refused,
                 faults=faults,
-                calibration=_calibration(lane.rules.scales.get(name)),
+                calibration=_calibration(lane.config.device(name).kind_options),
                 relay=lane.relays[name][0].status() if name in lane.relays else None,
                 housekeeping={
                     h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping
@@ -859,9 +859,17 @@ def _credentials(config: Config) -> list[int | None]:
     return written
 
 
-def _calibration(options: ScaleOptions | None) -> Calibration | None:
-    declared = None if options is None else options.calibration
-    return None if declared is None else Calibration(rev=declared.certificate, due=declared.due)
+def _calibration(options: KindOptions) -> Calibration | None:
+    """Return what a scale's calibration or a crystal's energy scale is known by, and its last day.
+
+    An energy scale has no number; the day it was measured stands for it.
+    """
+    if isinstance(options, ScaleOptions) and options.calibration is not None:
+        declared = options.calibration
+        return Calibration(rev=declared.certificate, due=declared.due)
+    if isinstance(options, RpmOptions) and options.energy is not None:
+        return Calibration(rev=options.energy.measured, due=options.energy.valid_until)
+    return None
 
 
 def _forget_all(lane: Lane) -> None:

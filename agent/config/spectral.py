@@ -15,7 +15,7 @@ from agent.analysis.shapes import named_among, shapes_among
 from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
 from agent.lane.options import RpmOptions, SpectralRules, WindowRules
-from agent.settings import LaneConfig
+from agent.settings import DeviceConfig, LaneConfig
 from drivers.readings import EnergyCalibration
 
 NUCLIDES_DIRECTORY = Path("/etc/checkpointd")
@@ -72,13 +72,19 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
             knowledge_of(nuclides),
             replace(COMPUTED, resolution_662=detector.resolution_662),
         ),
-        energies={
-            d.name: EnergyCalibration(coefficients_kev=d.kind_options.energy.coefficients_kev)
-            for d in lane.devices
-            if isinstance(d.kind_options, RpmOptions) and d.kind_options.energy is not None
-        },
+        energies=dict(filter(None, map(energy_option, lane.devices))),
         model=model,
         calibration=calibration,
         # Plastic shows no peak of the background to hold a scale by.
         ground=None if options.detector == "pvt" else background_components(detector, TRACKED_KEV),
     )
+
+
+def energy_option(device: DeviceConfig) -> tuple[str, EnergyCalibration] | None:
+    """Return the scale in the lane's file, and whose: a device's, or one detector's of it."""
+    options = device.kind_options
+    if not isinstance(options, RpmOptions) or options.energy is None:
+        return None
+    detector = options.energy.detector
+    name = f"{device.name}/{detector}" if detector else device.name
+    return name, EnergyCalibration(coefficients_kev=options.energy.coefficients_kev)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.lane import gain_tracking
+from agent.lane import energies, gain_tracking
 from agent.lane.occupancy import unsealed_transit
 from agent.lane.options import SpectralRules
-from agent.lane.spectra import LONGEST_PASS_S, detector_name
+from agent.lane.spectra import LONGEST_PASS_S
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
 from agent.records import BackgroundUsed, DetectorBackground, EventSource, Measured, Stamp
 from drivers.readings import EnergyCalibration, GammaSpectrum, NuclideFound
@@ -91,8 +91,8 @@ def _energy(
     spectra: Spectra, rules: SpectralRules, device: str, reading: GammaSpectrum
 ) -> EnergyCalibration | None:
     """Return the energies that the spectrum was judged with."""
-    scale = gain_tracking.scale_of(spectra, detector_name(device, reading))
-    return gain_tracking.corrected(rules.energies.get(device) or reading.energy, scale)
+    scale = gain_tracking.scale_of(spectra, energies.detector_name(device, reading))
+    return gain_tracking.corrected(energies.energy_of(rules.energies, device, reading), scale)
 
 
 def _frozen(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[DetectorBackground, ...]:

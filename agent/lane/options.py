@@ -578,10 +578,11 @@ class PortalTraits:
 class SpectralRules:
     """What judging spectra needs, computed from the options once.
 
-    ``known``: what identification names. ``energies``: the lane file's own energy scales by
-    device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed
-    from the background. ``calibration`` names the learned thresholds. ``ground`` (component, bin):
-    the natural background on ``gain.TRACKED_KEV``; None: gains are not tracked (plastic).
+    ``known``: what identification names. ``energies``: the lane file's own energy scales by device,
+    or by "device/detector" where they name one; they outrank the device's. ``model`` None: nothing
+    was learned, and one is assumed from the background. ``calibration`` names the learned
+    thresholds. ``ground`` (component, bin): the natural background on ``gain.TRACKED_KEV``; None:
+    gains are not tracked (plastic).
     """
 
     options: SpectralOptions

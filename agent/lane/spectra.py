@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from agent.analysis import model
-from agent.analysis.energy import on_grid, polynomial_edges
+from agent.analysis.energy import on_grid
 from agent.analysis.model import Model
-from agent.lane import gain_tracking, spectral_part
+from agent.lane import energies, gain_tracking, spectral_part
 from agent.lane.alarms import fault, latch, set_standing
 from agent.lane.occupancy import put
 from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
 from agent.lane.spectral_part import LEAST_BACKGROUND_S
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
 from agent.records import BackgroundQuality
-from drivers.readings import EnergyCalibration, GammaSpectrum
+from drivers.readings import GammaSpectrum
 
 SLOW_MEMORY = 5.0
 """The slow background remembers so many times longer than the one decisions are made with."""
@@ -42,8 +40,10 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
     rules = turn.rules.spectral
     if rules is None or reading.real_time_s > LONGEST_INTERVAL_S or reading.real_time_s <= 0:
         return  # a background that the device has summed by itself is no slice
-    name = detector_name(device, reading)
-    edges = _edges(rules.energies.get(device) or reading.energy, len(reading.counts))
+    energies.watch_due(turn, device, reading)
+    name = energies.detector_name(device, reading)
+    energy = energies.energy_of(rules.energies, device, reading)
+    edges = energies.edges_of(energy, len(reading.counts))
     text = (
         f"{device}: the channels of {name} have no usable energies; set devices.{device}.energy "
         "(checkpointd calibrate energy measures it)"
@@ -65,25 +65,6 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
     turn.state.spectra = _with_raw(turn, replace(spectra, gathering=gathering), device, reading)
     while turn.state.spectra.gathering.whole():
         close_slice(turn)
-
-
-def detector_name(device: str, reading: GammaSpectrum) -> str:
-    """Return what the lane calls the detector of a spectrum."""
-    return f"{device}/{reading.detector}" if reading.detector else device
-
-
-def _edges(energy: EnergyCalibration | None, channels: int) -> Floats | None:
-    """Return the channels' edges [keV], None where they are unknown or do not rise."""
-    if energy is None or channels < 1:
-        return None
-    if energy.edges_kev:
-        edges = np.asarray(energy.edges_kev, dtype=float)
-        fits = len(edges) == channels + 1 and bool(np.all(np.diff(edges) > 0))
-        return edges if fits else None
-    try:
-        return polynomial_edges(energy.coefficients_kev, channels)
-    except ValueError:
-        return None
 
 
 def _fresh(turn: Turn) -> Spectra:

@@ -98,9 +98,9 @@ def _neutrons(passes: Passes) -> tuple[NDArray[np.int_], Floats]:
     """Return neutrons and live time (pass, slice) of all detectors together, 0 in the padding."""
     assert passes.neutron_counts is not None
     real = passes.is_real
-    counts = passes.neutron_counts.sum(axis=2, dtype=int) * real
+    counts: NDArray[np.int_] = passes.neutron_counts.sum(axis=2, dtype=int) * real
     if passes.neutron_live_s is None:
-        return counts, real * passes.slice_s
+        return counts, np.where(real, passes.slice_s, 0.0)
     live_s: Floats = passes.neutron_live_s.mean(axis=2) * real
     return counts, live_s
 
