@@ -20,7 +20,7 @@ from agent.clock import Backoff, Clock
 from agent.config.certificates import validity
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
-from agent.config.spectral import spectral_rules, window_rules
+from agent.config.spectral import energy_option, spectral_rules, window_rules
 from agent.delivery import wire
 from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
@@ -368,7 +368,7 @@ class Supervisor:
                 self._fault(code, f"{config.lane_id}: spectra are not judged: {exc}")
                 return
             self._clear(code)
-            if lane.config.spectral == config.spectral:
+            if _same_spectra(lane.config, config):
                 lane.rules = replace(lane.rules, spectral=found, windows=windows)
                 log.info("lane=%s spectral=ready", config.lane_id)
 
@@ -501,11 +501,11 @@ class Supervisor:
             lane.was_occupied = occupied
             self._publish_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
-            before = lane.config.spectral
+            before = lane.config
             spectral, windows = lane.rules.spectral, lane.rules.windows
             lane.config, lane.rules = lane.pending
             lane.pending = None
-            if lane.config.spectral == before:
+            if _same_spectra(lane.config, before):
                 lane.rules = replace(lane.rules, spectral=spectral, windows=windows)
             else:
                 self._compute_spectral(lane)
@@ -880,6 +880,15 @@ def _forget_all(lane: Lane) -> None:
 def _relayed(lane: Lane, device: str, captured: Captured) -> None:
     if isinstance(captured, bytes) and device in lane.relays:
         lane.relays[device][0].feed(captured)
+
+
+def _same_spectra(old: LaneConfig, new: LaneConfig) -> bool:
+    """Return whether spectra are read and judged by the same: options, and scales of the file."""
+
+    def judged(config: LaneConfig) -> list[object]:
+        return [config.spectral, *map(energy_option, config.devices)]
+
+    return judged(old) == judged(new)
 
 
 def _same_devices(old: LaneConfig, new: LaneConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Energies of a spectrum's channels: whose scale counts, and until when; edges beside polynomials."""
+"""Energies of a spectrum's channels: whose scale counts, and until when."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.lane import energies
 from agent.lane.options import EnergyCalibrationOptions, RpmOptions
 from agent.lane.state import LaneState, Turn
 from agent.settings import LaneConfig
-from agent.supervisor import _calibration
+from agent.supervisor import _calibration, _same_spectra
 from agent.tools.calibrate_background import EmptyLaneWatch
 from agent.tools.spectrum_files import NEAR_EDGES_KEV, coefficients_of
 from drivers.readings import EnergyCalibration, GammaSpectrum
@@ -163,6 +163,27 @@ def test_a_polynomial_meets_the_edges_that_it_made(offset, slope, bend, channels
     found = coefficients_of(EnergyCalibration(edges_kev=tuple(edges.tolist())))
     again = np.polynomial.polynomial.polyval(numbers, found)
     assert np.abs(again - edges).max() <= NEAR_EDGES_KEV + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        ("", True),
+        ("gain_tracking = false\n", True),
+        ("[devices.rpm.energy]\ncoefficients_kev = [0.0, 3.0]\nmeasured = '2026-01-02'\n", False),
+        ("[spectral]\nslice_s = 0.5\n", False),
+    ],
+    ids=["nothing", "how it is held", "scale", "slices"],
+)
+def test_a_reload_computes_anew_what_spectra_are_judged_by_where_that_changed(
+    tmp_path, changed, is_same
+):
+    text = '[devices.rpm]\ndriver = "rpm.kromek"\nport = "tcp://127.0.0.1:1600"\n'
+    file = tmp_path / "in-1.toml"
+    file.write_text(text)
+    before = load_lane(file)
+    file.write_text(text + changed)
+    assert _same_spectra(before, load_lane(file)) is is_same
 
 
 def test_edges_that_no_polynomial_meets_have_no_coefficients():

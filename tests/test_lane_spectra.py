@@ -167,6 +167,23 @@ def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):
 # ------------------------------------------------------------------ background
 
 
+def test_other_slices_begin_with_another_background_and_the_same_gains(rules):
+    lane = Lane(rules)
+    lane.empty(90)
+    before = lane.state.spectra
+    options = replace(rules.options, slice_s=0.5)
+    lane.rules = replace(lane.rules, spectral=replace(rules, options=options))
+    lane.empty(20)
+    now = lane.state.spectra
+    assert now.gathering.slice_us == 500_000
+    assert now.empty.live_s.max() < 20
+    assert set(now.gains) == set(before.gains)
+    assert now.gains["rpm/Aa1"].sample.live_s > before.gains["rpm/Aa1"].sample.live_s
+    lane.rules = replace(lane.rules, spectral=replace(rules, options=options, shapes=rules.shapes))
+    lane.empty(5)
+    assert lane.state.spectra.empty.live_s.max() > now.empty.live_s.max()
+
+
 def test_no_vehicle_feeds_the_background_nor_what_lingers_behind_it(rules):
     lane = Lane(rules)
     lane.empty(120)

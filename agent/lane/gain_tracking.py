@@ -74,7 +74,9 @@ def on_interval(
             _put(turn, device, {d: g for d, g in spectra.gains.items() if d != detector})
         return
     followed = spectra.gains.get(detector)
-    if followed is None or _has_moved(followed.nominal_kev, nominal_kev):
+    if followed is not None and _has_moved(followed.nominal_kev, nominal_kev):
+        spectra, followed = _forgotten(spectra, detector), None
+    if followed is None:
         followed = _begun(nominal_kev, middle.mono_us)
     if not _is_empty(turn, spectra, middle.mono_us):
         followed = _emptied(followed, middle.mono_us)
@@ -311,12 +313,19 @@ def _carried_over(
     After a large step nothing of it is kept: it is learned anew.
     """
     detectors = spectra.gathering.detectors
+    if _step(before, now) > LARGE_STEP:
+        return _forgotten(spectra, detector)
     if detector not in detectors:
         return spectra
     index = detectors.index(detector)
-    if _step(before, now) <= LARGE_STEP:
-        return replace(spectra, empty=_rescaled(spectra.empty, index, before, now, grid_kev))
-    empty = spectra.empty
+    return replace(spectra, empty=_rescaled(spectra.empty, index, before, now, grid_kev))
+
+
+def _forgotten(spectra: Spectra, detector: str) -> Spectra:
+    """Return the spectra without what the detector counted in the empty lane."""
+    if detector not in spectra.gathering.detectors:
+        return spectra
+    index, empty = spectra.gathering.detectors.index(detector), spectra.empty
     if empty.counts is not None and empty.live_s is not None and index < len(empty.live_s):
         none = np.zeros_like(empty.counts[index])
         empty = replace(

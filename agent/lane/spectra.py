@@ -76,6 +76,13 @@ def _fresh(turn: Turn) -> Spectra:
     return Spectra(gathering=Gathering(slice_us=slice_us, bins=bins), empty=empty)
 
 
+def _is_alike(spectra: Spectra, fresh: Spectra) -> bool:
+    """Return whether what is remembered was gathered by the rules that hold now."""
+    gathering, wanted = spectra.gathering, fresh.gathering
+    is_same_grid = (gathering.slice_us, gathering.bins) == (wanted.slice_us, wanted.bins)
+    return is_same_grid and spectra.empty.memory_s == fresh.empty.memory_s
+
+
 def _known(turn: Turn) -> Spectra:
     assert turn.state.spectra is not None
     return turn.state.spectra
@@ -83,7 +90,11 @@ def _known(turn: Turn) -> Spectra:
 
 def _told_energies(turn: Turn, name: str, *, is_known: bool) -> Spectra:
     """Remember whether the detector's channels have energies, and return the spectra."""
-    spectra = turn.state.spectra or _fresh(turn)
+    spectra, fresh = turn.state.spectra, _fresh(turn)
+    if spectra is None:
+        spectra = fresh
+    elif not _is_alike(spectra, fresh):  # options were exchanged
+        spectra = replace(fresh, gains=spectra.gains, left_us=spectra.left_us)
     if is_known == (name in spectra.without_energies):
         spectra = replace(spectra, without_energies=spectra.without_energies ^ {name})
     turn.state.spectra = spectra
