@@ -34,9 +34,10 @@ def rules():
     return replace(found, options=replace(found.options, gain_every_s=60.0, slice_s=2.0))
 
 
-def background(gain: float) -> np.ndarray:
-    shares = spectra.BACKGROUND_SHARES.items()
-    names = [(name if name == "cosmic" else f"soil {name}", share) for name, share in shares]
+def background(gain: float, radon: float = 1.0) -> np.ndarray:
+    shares = {**spectra.BACKGROUND_SHARES}
+    shares["Ra-226"] *= radon
+    names = [(name if name == "cosmic" else f"soil {name}", w) for name, w in shares.items()]
     # The shape is kept at steps of a two-thousandth, as the simulated panel keeps it.
     stepped = round(gain * 2000) / 2000
     parts = [w * spectra.shape(n, "CsI", CHANNELS, gain=stepped) for n, w in names]
@@ -49,11 +50,12 @@ class Drifting(Lane):
     def __init__(self, rules, gain=lambda _name, _at_s: 1.0, **changes) -> None:
         super().__init__(rules, **changes)
         self.gain = gain
+        self.radon = 1.0
 
     def interval(self, source: str | None = None, cps: float = 0.0) -> None:
         self.at_s += INTERVAL_S
         for detector in self.detectors:
-            rate = background(self.gain(detector, self.at_s))
+            rate = background(self.gain(detector, self.at_s), self.radon)
             if source is not None:
                 rate = rate + cps * spectra.shape(source, "CsI", CHANNELS)
             counts = tuple(int(n) for n in self.rng.poisson(rate * INTERVAL_S))
@@ -135,6 +137,17 @@ def test_a_steady_gain_hardly_ever_moves_the_scale(rules):
     lane = Drifting(rules, detectors=(LEFT,))
     lane.wait(1800)
     assert len(lane.audits("gain")) <= 3
+
+
+def test_rain_moves_no_gain(rules):
+    # The daughters of radon that rain brings down, up to three times the uranium series.
+    lane = Drifting(rules, detectors=(LEFT,))
+    lane.wait(120)
+    for radon in (1.5, 2.0, 3.0, 3.0, 2.5, 2.0, 1.5):
+        lane.radon = radon
+        lane.wait(90)
+        assert abs(lane.error()) < HOLDS
+    assert lane.alarms("fault") == []
 
 
 def test_a_device_that_sends_edges_is_followed_too(rules):
