@@ -15,7 +15,7 @@ from agent.analysis import model
 from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
 from agent.lane import naming
-from agent.lane.alarms import Finding, fault, latch, set_standing
+from agent.lane.alarms import Finding, fault, latch, set_standing, worded_p
 from agent.lane.naming import Named
 from agent.lane.occupancy import put
 from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
@@ -345,7 +345,8 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
     found = model.verdict(passage.model, stream)
     is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
     named = None
-    if is_alarm or float(found.p) < NORM_LOOK_P:
+    is_asked = is_alarm or any(a.kind == "gamma" for a in transit.alarms)
+    if is_asked or float(found.p) < NORM_LOOK_P:
         exposure_s = float(passage.background_s[passage.used].mean())
         summed_up = [summed(passage, each) for each in passage.slices]
         named = naming.named(summed_up, exposure_s, found, rules)
@@ -355,7 +356,7 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
         statistic=STATISTICS[int(found.statistic)],
         p=max(float(f"{float(found.p):.4g}"), LEAST_P),
     )
-    if named is not None and (is_alarm or named.norm):
+    if named is not None and (is_alarm or named.norm or (is_asked and named.nuclides)):
         part = replace(
             part,
             category=named.category,
@@ -382,7 +383,7 @@ def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     severity: Severity = "high"
     if category in {"medical", "NORM"}:
         severity = "elevated"
-    text = f"{device}: spectrum no benign traffic gives (p = {p:.1e}); {says}"
+    text = f"{device}: spectrum no benign traffic gives ({worded_p(p)}); {says}"
     return Finding(
         kind="spectral",
         source="agent",
