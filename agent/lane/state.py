@@ -380,6 +380,23 @@ class Shown:
     vehicles: int
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """How one detector of a spectrometer counted last.
+
+    ``heard`` None: never. ``silent_s``: how long it has counted nothing [s]. ``rate_cps``: of its
+    last interval, ``least_rate_cps``: the lesser of its last two [counts/s of real time].
+    ``live_share`` and ``most_live_share``: live over real time, the same way.
+    """
+
+    heard: Stamp | None = None
+    silent_s: float = 0.0
+    rate_cps: float = 0.0
+    least_rate_cps: float = 0.0
+    live_share: float = 1.0
+    most_live_share: float = 1.0
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -417,6 +434,8 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
+    """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
     """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()
