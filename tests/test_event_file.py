@@ -22,7 +22,7 @@ from agent.delivery.journal_thread import Journal
 from agent.evidence.event import EventFiles, event_of
 from agent.evidence.n42_read import read_n42
 from agent.evidence.n42_words import N42Event
-from agent.lane.options import RpmOptions
+from agent.lane.options import RpmOptions, TypePlateOptions
 from agent.records import Alarm, Audit, EventSource, Passage, Record
 from agent.settings import JournalOptions
 from drivers.readings import DeviceNuclides, NuclideFound, VehicleSpeed, WindowCounts
@@ -51,7 +51,9 @@ def spectral_lane() -> SpectralLane:
 
 def counting_lane(**changes: Any) -> Bench:
     """Return a lane of one TSA portal: a loud vehicle with windows and neutrons, a quiet one."""
-    lane = Bench(rpm=RpmOptions(detectors=("low", "high", "left", "right")), **changes)
+    plate = TypePlateOptions(manufacturer="Rapiscan", model="TM-850", serial_number="4711")
+    detectors = ("low", "high", "left", "right")
+    lane = Bench(rpm=RpmOptions(detectors=detectors, type_plate=plate), **changes)
     lane.background(0)
     lane.neutron_background(0, 2.5)
     for i in range(20):
@@ -119,6 +121,7 @@ def test_the_file_of_a_source_holds_its_background_its_slices_and_what_was_found
     part = passage.spectral
     assert (event.item.passage_id, event.item.lane) == (passage.passage_id, "in-1")
     assert event.instrument.class_code == "Spectroscopic Portal Monitor"
+    assert (event.instrument.manufacturer, event.instrument.model) == ("not given", "not given")
     assert {(d.name, d.kind) for d in event.detectors} == {
         (f"rpm/{LEFT}", "CsI"),
         (f"rpm/{RIGHT}", "CsI"),
@@ -171,7 +174,13 @@ def test_every_spectrum_of_the_vehicles_time_stands_in_the_file_as_it_came() -> 
 def test_the_file_of_a_counting_portal_holds_counts_windows_neutrons_and_backgrounds() -> None:
     lane = counting_lane()
     event = read(files().attach(lane.passages()[0]).blobs[0].data)
-    assert event.instrument.class_code == "Portal Monitor"
+    instrument = event.instrument
+    assert instrument.class_code == "Portal Monitor"
+    assert (instrument.manufacturer, instrument.model) == ("Rapiscan", "TM-850")
+    assert instrument.versions == (
+        ("Software", "checkpointd 0.1.0"),
+        ("rpm, serial number", "4711"),
+    )
     gross = [(g.detector, g.counts) for m in event.measurements for g in m.gross_counts]
     assert gross.count(("rpm gamma low", (400,))) == 20
     assert ("rpm neutron low", (3,)) in gross
