@@ -432,7 +432,7 @@ class EventSource:
     device_nuclides: tuple[tuple[str, tuple[NuclideFound, ...]], ...]
     """What devices named by themselves."""
     plates: tuple[TypePlate, ...] = ()
-    """Of each device that measured, in the lane's order."""
+    """Of each device that measured and has one, in the lane's order."""
     spectral: SpectralPart | None = None
     material: str | None = None
     """What the crystals are made of; None: the lane judges no spectra."""

@@ -66,12 +66,12 @@ def _plates(turn: Turn, devices: set[str]) -> tuple[TypePlate, ...]:
     return tuple(
         TypePlate(
             device=name,
-            manufacturer=portal.type_plate.manufacturer,
-            model=portal.type_plate.model,
-            serial_number=portal.type_plate.serial_number,
+            manufacturer=plate.manufacturer,
+            model=plate.model,
+            serial_number=plate.serial_number,
         )
         for name, portal in turn.rules.portals.items()
-        if name in devices
+        if name in devices and (plate := portal.type_plate) is not None
     )
 
 

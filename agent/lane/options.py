@@ -189,9 +189,9 @@ class RpmOptions:
         Meta(description="energy scale of a spectroscopic device; absent: the device's own"),
     ] = None
     type_plate: Annotated[
-        TypePlateOptions,
-        Meta(description="which instrument it is, for the files of its alarms"),
-    ] = TypePlateOptions()
+        TypePlateOptions | None,
+        Meta(description="which instrument it is, for the files of its alarms; absent: not said"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
