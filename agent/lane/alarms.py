@@ -24,6 +24,8 @@ from agent.records import (
 UPDATE_RATIO = 1.5
 """A latched alarm is said again when its statistic has grown so much."""
 UPDATE_MIN_S = 1.0
+LEAST_P = 1e-300
+"""A p-value is never stated as 0: so small a number is none that a float tells from it."""
 LEAST_WORDED_P = 1e-12
 """Smaller p-values rest on the form of a tail, and are not put into words."""
 
@@ -209,6 +211,11 @@ def fault(device: str, code: str, text: str, severity: Severity = "elevated") ->
     return Finding(
         kind="fault", source="agent", code=code, severity=severity, device=device, text=text
     )
+
+
+def stated_p(p: float) -> float:
+    """Return a p-value as records state it: four digits, above 0."""
+    return max(float(f"{p:.4g}"), LEAST_P)
 
 
 def worded_p(p: float) -> str:

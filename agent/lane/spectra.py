@@ -15,7 +15,7 @@ from agent.analysis import model
 from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
 from agent.lane import naming
-from agent.lane.alarms import Finding, fault, latch, set_standing, worded_p
+from agent.lane.alarms import Finding, fault, latch, set_standing, stated_p, worded_p
 from agent.lane.naming import Named
 from agent.lane.occupancy import put
 from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
@@ -37,7 +37,6 @@ LEAST_BACKGROUND_S = 10.0
 GOOD_BACKGROUND_S = 60.0
 LONGEST_INTERVAL_S = 5.0
 """A spectrum over a longer time tells nothing of when."""
-LEAST_P = 1e-300
 NORM_LOOK_P = 0.05
 """A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
 MODEL_DRIFT = 0.15
@@ -354,7 +353,7 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
         part,
         alarm=is_alarm,
         statistic=STATISTICS[int(found.statistic)],
-        p=max(float(f"{float(found.p):.4g}"), LEAST_P),
+        p=stated_p(float(found.p)),
     )
     if named is not None and (is_alarm or named.norm or (is_asked and named.nuclides)):
         part = replace(
@@ -373,7 +372,7 @@ def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
     rules = turn.rules.spectral
     assert rules is not None
-    p = max(float(f"{float(found.p):.4g}"), LEAST_P)
+    p = stated_p(float(found.p))
     statistic = STATISTICS[int(found.statistic)]
     detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
     device = detectors[0].partition("/")[0]
