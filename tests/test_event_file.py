@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from lane_bench import LOUD, Bench, stamp
 from spectral_bench import BACKGROUND_CPS, LEFT, RIGHT, SpectralLane, computed_rules
 
-from agent import supervisor
+from agent import recorder as recorders
 from agent.clock import Clock
 from agent.delivery.journal_thread import Journal
+from agent.delivery.wire import WireError
 from agent.evidence.event import EventFiles, event_of
 from agent.evidence.n42_read import read_n42
 from agent.evidence.n42_words import N42Event
@@ -278,7 +279,7 @@ def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(tmp_pa
 
         journal.append = noted
         slow = Slow(gateway="bridge-north/gw-1", creator="checkpointd 0.1.0")
-        recorder = supervisor.Recorder(journal, Clock(), slow)
+        recorder = recorders.Recorder(journal, Clock(), slow)
         for record in (*records, after):
             recorder.put(record)
         await recorder.drain(20.0)
@@ -316,10 +317,10 @@ def test_a_file_that_cannot_be_written_costs_the_file_and_not_the_record(caplog)
     class Disk:
         async def append(self, record: Record) -> Any:
             kept.append(record)
-            raise supervisor.WireError("not stored here")
+            raise WireError("not stored here")
 
     async def scenario() -> None:
-        recorder = supervisor.Recorder(Disk(), Clock(), Broken(gateway="a/b", creator="c"))
+        recorder = recorders.Recorder(Disk(), Clock(), Broken(gateway="a/b", creator="c"))
         for record in event_records(counting_lane().records):
             recorder.put(record)
         await recorder.drain(5.0)

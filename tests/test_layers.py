@@ -66,7 +66,14 @@ EDGES = (
     "agent.delivery.snapshots",
 )
 SHELL = ("agent.link", "agent.outputs", "agent.relay", "agent.delivery")
-TOP = ("agent.supervisor", "agent.cli", "agent.tools")
+RUNNING = (
+    "agent.supervisor",
+    "agent.display",
+    "agent.gateway_faults",
+    "agent.recorder",
+    "agent.running_lane",
+)
+TOP = (*RUNNING, "agent.cli", "agent.tools")
 
 # The first rule whose module fits counts: the narrow before the wide.
 RULES = (
@@ -99,7 +106,7 @@ RULES = (
         frozenset({"sqlite3"}),
     ),
     Rule(
-        ("agent.supervisor", "agent.cli"),
+        (*RUNNING, "agent.cli"),
         ("agent", "drivers"),
         ("msgspec",),
         frozenset({"sqlite3"}),
