@@ -95,6 +95,18 @@ def test_what_alarmed_the_portal_is_looked_at_though_its_spectrum_is_no_alarm(
     assert part.category == category
 
 
+@pytest.mark.parametrize(
+    ("nuclide", "cps", "seed"), [("Co-60", 25.0, 1), ("Ba-133", 40.0, 3), ("I-131", 40.0, 5)]
+)
+def test_a_weak_source_is_not_taken_for_natural_cargo(rules, nuclide, cps, seed):
+    """K, U and Th together explain almost anything weak; one other nuclide explains it better."""
+    lane = Lane(rules, seed=seed)
+    lane.empty(60)
+    part = lane.passes(nuclide, cps, alarm=True).spectral
+    assert part.category not in (None, "NORM")
+    assert part.norm is False
+
+
 # ------------------------------------------------------------------ what is not judged
 
 
