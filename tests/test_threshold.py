@@ -98,6 +98,16 @@ def test_uniformity_sees_a_shift():
         threshold.uniformity_p(np.array([]))
 
 
+def test_uniformity_allows_for_what_the_distribution_was_learned_from():
+    """As many learned from as tested: the distance counts as that of half as many."""
+    uniform = (np.arange(1000) + 0.5) / 1000
+    shifted = np.clip(uniform + 0.06, 0, 1)
+    half = np.clip((np.arange(500) + 0.5) / 500 + 0.06, 0, 1)
+    both = threshold.uniformity_p(shifted, learned_from=1000)
+    assert both == pytest.approx(threshold.uniformity_p(half), rel=0.1)
+    assert threshold.uniformity_p(shifted) < 0.05 * both
+
+
 def test_uniformity_has_the_tabled_critical_value():
     # Stephens (1970), table 1: the modified D exceeds 1.358 with probability 0.05.
     count = 100

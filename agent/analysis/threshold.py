@@ -140,12 +140,14 @@ def together(surprises: Floats, weights: Sequence[float]) -> Floats:
     return largest
 
 
-def uniformity_p(p_values: Floats) -> float:
+def uniformity_p(p_values: Floats, learned_from: int | None = None) -> float:
     """Return the probability that uniform p-values stray so far from uniform.
 
     The Kolmogorov–Smirnov test, two-sided, with Stephens' finite-sample correction (JRSS B 32
     (1970) 115). Benign p-values that are not uniform say that the thresholds no longer hold.
-    Raises ValueError where there are none.
+    ``learned_from``: of how many passages the distribution that made them was learned, which is
+    as uncertain itself (the two-sample test: N. Smirnov, Ann. Math. Stat. 19 (1948) 279); None:
+    it is exact. Raises ValueError where there are none.
     """
     ordered = np.sort(np.asarray(p_values, dtype=float))
     count = len(ordered)
@@ -153,7 +155,8 @@ def uniformity_p(p_values: Floats) -> float:
         raise ValueError("no p-values to test")
     steps = np.arange(count + 1) / count
     apart = max(float((steps[1:] - ordered).max()), float((ordered - steps[:-1]).max()))
-    root = math.sqrt(count)
+    like = count if learned_from is None else count * learned_from / (count + learned_from)
+    root = math.sqrt(like)
     return float(kolmogorov((root + 0.12 + 0.11 / root) * apart))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from agent.analysis import model
 from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
-from agent.lane import naming
+from agent.lane import naming, self_test
 from agent.lane.alarms import Finding, fault, latch, set_standing, stated_p, worded_p
 from agent.lane.naming import Named
 from agent.lane.occupancy import put
@@ -298,6 +298,7 @@ def finish(turn: Turn, transit: Transit) -> Transit:
     if passage is None or passage.passage_id != transit.passage_id:
         return transit
     part, transit = _part(turn, transit, passage)
+    self_test.note(turn, part)
     turn.state.spectra = replace(
         spectra, passage=None, finished=passage, raw=(), finished_raw=spectra.raw
     )

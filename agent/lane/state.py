@@ -397,6 +397,18 @@ class Panel:
     most_live_share: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The p-values of the last passages, with the thresholds that made them, oldest first.
+
+    ``passages``: how many there were since those thresholds were taken up.
+    """
+
+    calibration: str | None = None
+    p_values: tuple[float, ...] = ()
+    passages: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -434,6 +446,7 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    self_test: SelfTest = field(default_factory=SelfTest)
     panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
     """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
