@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.analysis import detect, model, nuisance, threshold
+from agent.analysis import detect, learning, model, nuisance, threshold
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
 from agent.analysis.nuisance import Nuisance
@@ -44,6 +44,7 @@ def shapes_sought():
         library=peaks(("Cs-137", "Co-60", "Am-241"), (662.0, 1250.0, 80.0)),
         dictionary=peaks([f"{e} keV" for e in (100, 400, 900, 1800)], (100, 400, 900, 1800)),
         norm=peaks(("K-40", "Ra-226", "Th-232"), (1460.0, 700.0, 2600.0), 300.0),
+        loads=peaks(("K-40", "Ra-226", "Th-232"), (1460.0, 700.0, 2600.0), 300.0),
     )
 
 
@@ -234,11 +235,11 @@ def source(strength_cps, peak_slice, slices=SLICES, energy_kev=662.0):
 @pytest.fixture(scope="module")
 def taught():
     counts, expected, background = traffic(np.random.default_rng(SEED), 1200)
-    return model.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
+    return learning.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
 
 
 def assumed(cps=2000.0, rate=1e-2):
-    return model.assume(shapes_sought(), falling(cps), SLICE_S, rate)
+    return learning.assume(shapes_sought(), falling(cps), SLICE_S, rate)
 
 
 def test_p_values_of_benign_passages_are_uniform_on_fresh_traffic(taught):
@@ -330,9 +331,9 @@ def test_a_bin_without_a_background_count_still_sees_a_source(taught):
 
 
 def test_too_few_passages_teach_no_model():
-    counts, expected, background = traffic(np.random.default_rng(SEED), model.LEAST_TO_LEARN - 1)
+    counts, expected, background = traffic(np.random.default_rng(SEED), learning.LEAST_TO_LEARN - 1)
     with pytest.raises(ValueError, match="399 benign passages; at least 400 are needed"):
-        model.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
+        learning.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
 
 
 @pytest.mark.parametrize("cps", [20.0, 200.0, 5000.0])
@@ -360,7 +361,7 @@ def test_an_assumed_model_finds_a_source_and_suffers_a_vehicle():
 def test_the_smoothed_background_keeps_its_total_and_loses_its_noise():
     rng = np.random.default_rng(SEED)
     truth = falling(3000.0)
-    empty = model.learn_empty(rng.poisson(truth, (500, BINS)).astype(float))
+    empty = learning.learn_empty(rng.poisson(truth, (500, BINS)).astype(float))
     counts = rng.poisson(truth, (200, BINS)).astype(float)
     smooth = empty.smoothed(counts)
     scaled = truth * counts.sum(axis=1, keepdims=True) / truth.sum()
@@ -370,17 +371,17 @@ def test_the_smoothed_background_keeps_its_total_and_loses_its_noise():
 
 def test_long_passages_teach_by_all_their_windows():
     white = np.arange(3 * 40.0).reshape(3, 40, 1)
-    windows = model._windows(white, np.array([40, 30, 10]), 16)
+    windows = learning._windows(white, np.array([40, 30, 10]), 16)
     firsts = [(int(each[0, 0]) // 40, int(each[0, 0]) % 40) for each in windows]
     assert firsts == [(0, 0), (1, 0), (2, 0), (0, 8), (1, 8), (0, 16), (0, 24)]
-    short = model._windows(white[:, :10], np.array([10] * 3), 16)
+    short = learning._windows(white[:, :10], np.array([10] * 3), 16)
     assert short.shape == (3, 16, 1)
     assert not short[:, :6].any()
 
 
 def test_a_few_passages_teach_the_prior_but_no_threshold():
     counts, expected, _ = traffic(np.random.default_rng(SEED + 9), 30)
-    few = model.learn_prior(counts, expected, shapes_sought(), SLICE_S, 1e-2)
+    few = learning.learn_prior(counts, expected, shapes_sought(), SLICE_S, 1e-2)
     assert few.is_provisional
     # What a vehicle takes away is slow: the slow cosines are free, the fast ones hardly at all.
     free = np.trace(few.nuisance.gain, axis1=1, axis2=2)
