@@ -29,7 +29,7 @@ after a peak tells the vehicle's shadow from the source's own fall."""
 STATISTICS = ("score", "dictionary", "gross", "residual")
 """The library's templates; single energies, for what no library holds; a source like the
 background itself; and whatever else is no traffic."""
-WEIGHTS = (0.6, 0.25, 0.05, 0.1)
+WEIGHTS = (0.75, 0.17, 0.03, 0.05)
 """How the false-alarm budget is shared out, in the order of STATISTICS."""
 ASSUMED_SPREAD = 1.06
 """Standard deviation of Z with thresholds by formula: a background of half a minute is itself

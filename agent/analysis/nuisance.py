@@ -42,7 +42,7 @@ LOAD_CHANCE = 0.05
 """So many vehicles carry natural radioactivity, before any traffic was learned from."""
 LEAST_LOAD_CHANCE = 0.01
 """As rare as they may be taken to be: a lane that has not met one yet will."""
-NORM_SHARE = 0.06
+NORM_SHARE = 0.03
 """A load of natural radioactivity gives so much of the background's rate in each of its shapes
 (one standard deviation). Smaller lets loads through as sources, larger costs detection."""
 NORM_LENGTH_S = (1.5, 3.0, 4.5)

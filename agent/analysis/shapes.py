@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.detector import Detector
+from agent.analysis.energy import on_grid
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
@@ -21,6 +22,9 @@ NORM = ("K-40", "Ra-226", "Th-232")
 LOADS = (*NORM, *(f"{name}_Fe20" for name in NORM))
 """A load takes up what its inside sends out: 2 cm of iron are 16 g/cm², about a mean free path of
 1.5 MeV photons in anything."""
+OFF_SCALE = 0.015
+"""A load is hot enough to show that an energy scale is off; each shape stands this far to either
+side, so that their sums and differences reach whatever lies between."""
 TEMPLATES = 150
 ENERGIES_KEV = tuple(float(e) for e in np.geomspace(40.0, 2700.0, 60))
 SCATTER_CM = (0.0, 1.0, 4.0)
@@ -63,7 +67,7 @@ def shapes_among(
         if name not in natural and name not in exclude
     ]
     singles = monoenergetic(detector, everything.edges_kev, ENERGIES_KEV, SCATTER_CM)
-    norm, loads = (
+    norm, taken_up = (
         chosen(everything, np.array([everything.names.index(name) for name in names]))
         for names in (NORM, LOADS)
     )
@@ -71,7 +75,24 @@ def shapes_among(
         library=looked_for(chosen(everything, np.array(sought)), nuclides, background),
         dictionary=spread(singles, background, SINGLES),
         norm=norm,
-        loads=loads,
+        loads=_off_scale(taken_up),
+    )
+
+
+def _off_scale(library: Library) -> Library:
+    """Return each shape twice, as energy scales would show it that read too low and too high."""
+    edges = library.edges_kev
+    shown = np.array(
+        [
+            on_grid(shape, edges * (1.0 + side * OFF_SCALE), edges)
+            for shape in library.shapes
+            for side in (-1, 1)
+        ]
+    )
+    return Library(
+        names=tuple(f"{name} {side}" for name in library.names for side in ("low", "high")),
+        shapes=shown / shown.sum(axis=1, keepdims=True),
+        edges_kev=edges,
     )
 
 

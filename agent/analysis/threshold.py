@@ -48,18 +48,16 @@ class Tails:
 
     def surprise(self, scores: Floats) -> Floats:
         """Return -ln p of scores (…, score), with p the chance of as much or more."""
-        out = np.empty(scores.shape)
-        for index in range(scores.shape[-1]):
-            out[..., index] = self._one(scores[..., index], index)
-        return out
-
-    def _one(self, score: Floats, index: int) -> Floats:
-        body, edge = self.body[index], self.body[index, -1]
-        below = np.interp(score, body, np.linspace(0.0, BODY, len(body)))
-        over = np.maximum(np.maximum(score, 0.0) ** 2 - max(edge, 0.0) ** 2, 0.0)
-        shape, scale = self.shape[index], self.scale[index]
-        steps = over / scale if shape == 0 else np.log1p(shape * over / scale) / shape
-        surprise: Floats = np.where(score > edge, steps - math.log(1.0 - BODY), -np.log1p(-below))
+        edge = self.body[:, -1]
+        chances = np.linspace(0.0, BODY, self.body.shape[1])
+        below = np.empty(scores.shape)
+        for index, body in enumerate(self.body):
+            below[..., index] = np.interp(scores[..., index], body, chances)
+        over = np.maximum(np.maximum(scores, 0.0) ** 2 - np.maximum(edge, 0.0) ** 2, 0.0)
+        # A shape of 0 is the limit of small ones: an exponential tail.
+        shape = np.maximum(self.shape, 1e-9)
+        steps = np.log1p(shape * over / self.scale) / shape
+        surprise: Floats = np.where(scores > edge, steps - math.log(1.0 - BODY), -np.log1p(-below))
         return surprise
 
 
