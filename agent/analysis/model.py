@@ -35,6 +35,9 @@ ASSUMED_SPREAD = 1.06
 """Standard deviation of Z with thresholds by formula: a background of half a minute is itself
 uncertain, by (sum p)²/sum p² · slice/30 s = 0.14 of a passing source's variance at most, less what
 the prior takes of slow changes. Learned thresholds have it in them."""
+CLEAR = 14.0
+"""Surprises above it, p = 1e-6, are far outside what passages taught; of several so clear the first
+in the order of STATISTICS is named, which says most."""
 CHUNK = 200
 
 
@@ -225,7 +228,7 @@ def _looked(model: Model, stream: Stream, used: slice) -> Stream:
 def verdict(model: Model, stream: Stream) -> Verdict:
     """Return what the passage comes to so far; before the first look p is 1."""
     surprises, largest = weighed(model, stream)
-    statistic = (surprises + np.log(WEIGHTS)).argmax(axis=-1)
+    statistic = (np.minimum(surprises, CLEAR) + np.log(WEIGHTS)).argmax(axis=-1)
     if model.together is not None:
         fused = model.together.surprise(as_z(largest)[..., None])[..., 0]
     else:

@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -43,6 +44,7 @@ _BROKEN = (
     TypeError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
