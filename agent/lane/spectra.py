@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.analysis import model
+from agent.analysis import learning, model
 from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
 from agent.lane import naming, self_test
@@ -214,7 +214,7 @@ def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tupl
     gross_cps = float(rate_cps.sum())
     if spectra.assumed is None or _has_drifted(gross_cps, spectra.assumed_cps):
         options = rules.options
-        made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
+        made = learning.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
         spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
     assert spectra.assumed is not None
     return spectra, spectra.assumed

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agent.analysis.detector import CrystalMaterial, Detector
-from agent.analysis.model import LEAST_TO_LEARN
+from agent.analysis.learning import LEAST_TO_LEARN
 from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import DEFAULT_CONFIG, wrong
 from agent.config.nuclides import load_nuclides
