@@ -330,6 +330,21 @@ def test_a_source_under_three_times_as_much_natural_cargo_is_raised_and_named(th
     assert result.category == CATEGORY[threat]
 
 
+def test_medicine_is_not_named_while_snm_is_not_excluded():
+    """Ga-67's 185 keV is U-235's 186, and with few counts the rest does not tell."""
+    weak = spectrum({"Ga-67": 600}, rng=np.random.default_rng(6))
+
+    def named(limits):
+        known = candidates(library(), KNOWLEDGE, limits)
+        return identify(weak, BACKGROUND, NATURAL, known)
+
+    result = named(MATCHED)
+    assert result.categories["medical"] > 0.5 > result.categories["SNM"] > 0.05
+    assert result.category == "unknown"
+    assert any("SNM is not excluded" in reason for reason in result.reasons)
+    assert named(replace(MATCHED, excluded_snm=0.2)).category == "medical"
+
+
 def test_an_empty_vehicle_is_neither_norm_nor_masking():
     decision = norm_decision(passage({}, np.random.default_rng(9), course=POINT), NATURAL, KNOWN)
     assert not decision.is_norm

@@ -32,7 +32,8 @@ class Limits:
     error of a template in a bin (1 σ); ``wide_shape_error``: the same over wide ranges.
     ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
     divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
-    ``named_snm``: the same for SNM. ``named_member``: least share of a group that names a nuclide
+    ``named_snm``: the same for SNM. ``excluded_snm``: where SNM is as probable as this, what a
+    vehicle may go on with, medical or natural, is not named. ``named_member``: least share of a group that names a nuclide
     of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
     ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
     full width at half maximum over energy at 661.7 keV.
@@ -49,6 +50,7 @@ class Limits:
     named: float = 0.5
     named_member: float = 0.7
     named_snm: float = 0.9
+    excluded_snm: float = 0.05
     signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075

@@ -26,6 +26,8 @@ INDUSTRIAL = "industrial"
 MEDICAL = "medical"
 NORM = "NORM"
 WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
+RELEASED = (MEDICAL, NORM)
+"""What a vehicle may go on with: named only where SNM is excluded."""
 
 _SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
@@ -271,8 +273,9 @@ class _Judgement:
                 doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
             elif not doubts:
                 return SNM, ()
-        elif snm >= 1.0 - limits.named_snm:
-            notes.append(f"SNM is not excluded (probability {snm:.2f})")
+        elif snm >= limits.excluded_snm:
+            said = f"SNM is not excluded (probability {snm:.2f})"
+            (doubts if worst in RELEASED else notes).append(said)
         if not doubts and self._worst(worst) < limits.named:
             doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
         return (UNKNOWN if doubts else worst), (*doubts, *notes)
