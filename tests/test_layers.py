@@ -43,6 +43,7 @@ SHARED_BY_CODECS = (
     "drivers.inputs",
     "drivers.mrz",
     "drivers.n42_xml",
+    "drivers.register_weight",
     "drivers.registers",
     "drivers.slip",
     "drivers.text_lines",
