@@ -41,6 +41,7 @@ SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
     "drivers.inputs",
+    "drivers.line_cutter",
     "drivers.mrz",
     "drivers.n42_xml",
     "drivers.register_weight",
