@@ -31,7 +31,7 @@ from drivers.modbus import ExceptionReplyError, GoneError, ModbusLine, NoReplyEr
 from drivers.readings import BadFrame, Reason, Weight
 from drivers.scale.ricelake_mailbox import Driver, Options
 from simulators.clock import SceneClock
-from simulators.modbus_server import ModbusRtuServer, ModbusTcpServer, ModbusUnit
+from simulators.modbus_server import ModbusRtuServer, ModbusTcpServer, ModbusUnit, crc16
 from simulators.scales_mailbox import READ, WRITE, MailboxScale
 from simulators.weighbridge import Weighbridge
 
@@ -365,6 +365,19 @@ def test_an_interface_that_refuses_the_write_is_an_exception_and_is_not_read(kin
         return [request.function for request in unit.requests]
 
     assert asyncio.run(scene()) == [16]
+
+
+@given(unit=st.integers(1, 247), address=st.integers(0, 0xFFFC), cut_at=st.integers(0, 24))
+def test_the_adapters_echo_of_a_question_is_no_acknowledgement(unit, address, cut_at):
+    asked = modbus._asking(unit, Question(address=address, asked="gross", scale=1, wait_s=0.0))
+    sent = bytes([unit]) + asked.payload
+    sent += crc16(sent)
+    reply = bytes([unit, 16]) + address.to_bytes(2, "big") + b"\x00\x04"
+    whole = sent + reply + crc16(reply)
+    taken = modbus._RtuReply("line", unit, asked, sent)
+    first = taken.feed(whole[:cut_at])
+    assert first is None
+    assert taken.feed(whole[cut_at:]) == reply[1:]
 
 
 @KINDS
