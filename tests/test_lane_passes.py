@@ -18,7 +18,13 @@ from agent.tools.lane_passes import LanePasses, whole
 from agent.tools.passes import read_passes, write_passes
 from agent.tools.recording import CapturedReadings
 from agent.tools.replay import Replay
-from drivers.readings import DeviceAlarm, EnergyCalibration, GammaSpectrum, VehiclePresence
+from drivers.readings import (
+    DeviceAlarm,
+    EnergyCalibration,
+    GammaSpectrum,
+    NeutronCounts,
+    VehiclePresence,
+)
 
 SEED = 20261123
 LOGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "lane-logs"
@@ -128,6 +134,40 @@ def test_a_recordings_passages_are_written_and_read_back(tmp_path, lane, rules):
     assert 40 < passes.background_s[0] < 60
     assert rate == pytest.approx([800 / 0.98] * 2, rel=0.03)
     assert np.isnan(passes.speed_m_per_s).all()
+
+
+def neutrons(count):
+    return NeutronCounts(counts=(count, 1), real_time_s=1.0, device_alarm=False)
+
+
+def test_neutrons_counted_all_the_time_stand_in_their_slices(lane, rules):
+    recording = Recording()
+    for second in range(1, 90):
+        if second == 60:
+            recording.say(VehiclePresence(occupied=True))
+        if second == 68:
+            recording.say(VehiclePresence(occupied=False))
+        recording.seconds(1)
+        recording.say(neutrons(second % 7))
+    recording.seconds(20)
+    watch = recorded(recording, lane, rules)
+    passes = watch.passes()
+    assert not watch.has_neutron_gaps
+    length = int(passes.slices[0])
+    got = passes.neutron_counts[0, :length, 0].tolist()
+    sent = [second % 7 + 1 for second in range(1, 90)]
+    assert any(sent[at : at + length] == got for at in range(len(sent))), got
+    assert not passes.neutron_counts[0, length:].any()
+
+
+def test_neutrons_counted_only_beside_the_vehicle_are_left_out_and_it_is_said(lane, rules):
+    recording = Recording()
+    recording.seconds(60)
+    recording.vehicle(8, neutrons(3))
+    recording.seconds(40)
+    watch = recorded(recording, lane, rules)
+    assert watch.passes().neutron_counts is None
+    assert watch.has_neutron_gaps
 
 
 def test_a_detector_that_is_silent_or_was_heard_late_has_no_live_time(lane, rules):

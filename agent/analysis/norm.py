@@ -35,13 +35,15 @@ class NormLimits:
 
     ``min_z``: least significance of K, U and Th together [σ]. ``point_margin``: by how much χ² a
     point must fit better than a load before the excess is called a point: a short load looks
-    like one. ``masked_z``: least
-    score of a hidden source [σ].
+    like one. ``masked_z``: least score of a hidden source [σ]. ``rival_margin``: by how much χ²
+    a single point of anything else must explain the passage better than K, U and Th before it is
+    not theirs: what is weak is explained by almost any three smooth shapes.
     """
 
     min_z: float = 4.0
     point_margin: float = 2.0
     masked_z: float = 5.0
+    rival_margin: float = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +56,8 @@ class NormDecision:
     ``deviance_per_dof``: of the
     weighted spectrum with K, U, Th and nothing else. ``masked_z``: highest score of any other
     nuclide as a point once K, U, Th are free; ``masked_template``: its name;
-    ``masked_profile``: (slice,) its course, for ``identify.weighted``.
+    ``masked_profile``: (slice,) its course, for ``identify.weighted``. ``rival_z``: highest score
+    of any other nuclide as a point, K, U and Th left out [σ]; ``rival_template``: its name.
     """
 
     is_norm: bool
@@ -69,6 +72,8 @@ class NormDecision:
     masked_z: float
     masked_template: str
     masked_profile: Floats
+    rival_z: float
+    rival_template: str
     reasons: tuple[str, ...]
 
 
@@ -102,11 +107,15 @@ def norm_decision(
     extent = loads[of_load[1]] if is_extended else points[of_point[1]]
     natural = _excess(passage, variants, known.edges_kev, extent)
     carried = natural.amplitudes.sum() * natural.shape / natural.shape.sum()
-    masked_z, template, masked_profile = _masked(passage, variants, known, points, carried)
+    others = _others(known)
+    masked_prior = _with_natural(passage.background, *_free(variants, known), known.edges_kev)
+    masked = highest(passage, points, known, others, masked_prior, carried)
+    rival = highest(passage, points, known, others, prior, 0.0 * carried)
     is_there = natural.z >= limits.min_z
-    is_masking = masked_z >= limits.masked_z
+    is_masking = masked[0] >= limits.masked_z
+    is_rivalled = rival[0] ** 2 - natural.z**2 >= limits.rival_margin
     return NormDecision(
-        is_norm=is_there and is_extended and not is_masking,
+        is_norm=is_there and is_extended and not is_masking and not is_rivalled,
         excess_cps=tuple(float(a) for a in natural.amplitudes / passage.slice_s),
         sigma_cps=tuple(float(s) for s in natural.sigma / passage.slice_s),
         excess_z=natural.z,
@@ -115,15 +124,23 @@ def norm_decision(
         point_advantage=of_load[0] - of_point[0],
         deviance_per_dof=natural.deviance_per_dof,
         is_masking=is_masking,
-        masked_z=masked_z,
-        masked_template=known.names[template],
-        masked_profile=masked_profile,
-        reasons=_reasons(is_there=is_there, is_extended=is_extended, is_masking=is_masking),
+        masked_z=masked[0],
+        masked_template=known.names[masked[2]],
+        masked_profile=points[masked[1]],
+        rival_z=rival[0],
+        rival_template=known.names[rival[2]],
+        reasons=_reasons(
+            is_there=is_there,
+            is_extended=is_extended,
+            is_masking=is_masking,
+            rival=known.names[rival[2]] if is_rivalled else "",
+        ),
     )
 
 
-def _reasons(*, is_there: bool, is_extended: bool, is_masking: bool) -> tuple[str, ...]:
+def _reasons(*, is_there: bool, is_extended: bool, is_masking: bool, rival: str) -> tuple[str, ...]:
     said = (
+        (bool(rival), f"{rival} as a point explains more than K, U and Th"),
         (not is_there, "no excess of K, U or Th"),
         (is_there and not is_extended, "K, U or Th at one point, not a load"),
         (is_masking, "something stands out once K, U and Th are taken away"),
@@ -225,23 +242,22 @@ def _misfit(heights: Floats, sigma: Floats, courses: Floats) -> tuple[float, int
     return total - float(explained[best]), best
 
 
-def _masked(
-    passage: Passage, variants: Floats, known: Candidates, points: Floats, carried: Floats
-) -> tuple[float, int, Floats]:
-    """Return the highest score of another nuclide as a point, its template and its course.
-
-    Every variant of K, U and Th is free, at the scale's error too: what could be natural is not
-    raised.
-    """
+def _others(known: Candidates) -> list[int]:
+    """Return the templates of all that is not natural and is told from what is."""
     of = known.knowledge.category_of
     natural = {known.groups[t] for t, name in enumerate(known.nuclides) if of(name) == NORM}
-    others = [t for t in range(len(known.nuclides)) if known.groups[t] not in natural]
+    return [t for t in range(len(known.nuclides)) if known.groups[t] not in natural]
+
+
+def _free(variants: Floats, known: Candidates) -> tuple[Floats, Floats]:
+    """Return K, U and Th in every variant, and how each moves with the scale's error.
+
+    With them among the nuisances, what could be natural is not raised.
+    """
     flat = variants.reshape(-1, variants.shape[2])
     step = known.limits.gain_sd
     moved = (stretched(flat, known.edges_kev, step) - stretched(flat, known.edges_kev, -step)) / 2
-    prior = _with_natural(passage.background, flat, moved, known.edges_kev)
-    z, course, template = highest(passage, points, known, others, prior, carried)
-    return z, template, points[course]
+    return flat, moved
 
 
 def _with_natural(background: Floats, flat: Floats, moved: Floats, edges_kev: Floats) -> Prior:

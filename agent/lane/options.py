@@ -136,6 +136,18 @@ class EnergyCalibrationOptions:
             raise ValueError(f"valid_until = {self.valid_until!r}: expected a day after measured")
 
 
+Plate = Annotated[str, Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypePlateOptions:
+    """Table ``[devices.NAME.type_plate]``: which instrument it is; empty: nobody has said."""
+
+    manufacturer: Annotated[Plate, Meta(description="who made it")] = ""
+    model: Annotated[Plate, Meta(description="its model")] = ""
+    serial_number: Annotated[Plate, Meta(description="its serial number")] = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmOptions:
     """A portal's own settings as its display shows them, and how its panels are called.
@@ -175,6 +187,10 @@ class RpmOptions:
     energy: Annotated[
         EnergyCalibrationOptions | None,
         Meta(description="energy scale of a spectroscopic device; absent: the device's own"),
+    ] = None
+    type_plate: Annotated[
+        TypePlateOptions | None,
+        Meta(description="which instrument it is, for the files of its alarms; absent: not said"),
     ] = None
 
 

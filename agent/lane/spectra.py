@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.analysis import model
+from agent.analysis import learning, model
 from agent.analysis.energy import on_grid, polynomial_edges
 from agent.analysis.model import STATISTICS, Model, Verdict
-from agent.lane import naming
-from agent.lane.alarms import Finding, fault, latch, set_standing
+from agent.lane import naming, self_test
+from agent.lane.alarms import Finding, fault, latch, set_standing, stated_p, worded_p
 from agent.lane.naming import Named
 from agent.lane.occupancy import put
 from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
@@ -37,7 +37,6 @@ LEAST_BACKGROUND_S = 10.0
 GOOD_BACKGROUND_S = 60.0
 LONGEST_INTERVAL_S = 5.0
 """A spectrum over a longer time tells nothing of when."""
-LEAST_P = 1e-300
 NORM_LOOK_P = 0.05
 """A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
 MODEL_DRIFT = 0.15
@@ -215,7 +214,7 @@ def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tupl
     gross_cps = float(rate_cps.sum())
     if spectra.assumed is None or _has_drifted(gross_cps, spectra.assumed_cps):
         options = rules.options
-        made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
+        made = learning.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
         spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
     assert spectra.assumed is not None
     return spectra, spectra.assumed
@@ -299,6 +298,7 @@ def finish(turn: Turn, transit: Transit) -> Transit:
     if passage is None or passage.passage_id != transit.passage_id:
         return transit
     part, transit = _part(turn, transit, passage)
+    self_test.note(turn, part)
     turn.state.spectra = replace(
         spectra, passage=None, finished=passage, raw=(), finished_raw=spectra.raw
     )
@@ -345,7 +345,8 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
     found = model.verdict(passage.model, stream)
     is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
     named = None
-    if is_alarm or float(found.p) < NORM_LOOK_P:
+    is_asked = is_alarm or any(a.kind == "gamma" for a in transit.alarms)
+    if is_asked or float(found.p) < NORM_LOOK_P:
         exposure_s = float(passage.background_s[passage.used].mean())
         summed_up = [summed(passage, each) for each in passage.slices]
         named = naming.named(summed_up, exposure_s, found, rules)
@@ -353,9 +354,9 @@ def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralP
         part,
         alarm=is_alarm,
         statistic=STATISTICS[int(found.statistic)],
-        p=max(float(f"{float(found.p):.4g}"), LEAST_P),
+        p=stated_p(float(found.p)),
     )
-    if named is not None and (is_alarm or named.norm):
+    if named is not None and (is_alarm or named.norm or (is_asked and named.nuclides)):
         part = replace(
             part,
             category=named.category,
@@ -372,7 +373,7 @@ def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
     rules = turn.rules.spectral
     assert rules is not None
-    p = max(float(f"{float(found.p):.4g}"), LEAST_P)
+    p = stated_p(float(found.p))
     statistic = STATISTICS[int(found.statistic)]
     detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
     device = detectors[0].partition("/")[0]
@@ -382,7 +383,7 @@ def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     severity: Severity = "high"
     if category in {"medical", "NORM"}:
         severity = "elevated"
-    text = f"{device}: spectrum no benign traffic gives (p = {p:.1e}); {says}"
+    text = f"{device}: spectrum no benign traffic gives ({worded_p(p)}); {says}"
     return Finding(
         kind="spectral",
         source="agent",

@@ -382,6 +382,35 @@ class Shown:
     vehicles: int
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """How one detector of a spectrometer counted last.
+
+    ``heard`` None: never. ``silent_s``: how long it has counted nothing [s]. ``rate_cps``: of its
+    last interval, ``least_rate_cps``: the lesser of its last two [counts/s of real time].
+    ``live_share`` and ``most_live_share``: live over real time, the same way.
+    """
+
+    heard: Stamp | None = None
+    silent_s: float = 0.0
+    rate_cps: float = 0.0
+    least_rate_cps: float = 0.0
+    live_share: float = 1.0
+    most_live_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The p-values of the last passages, with the thresholds that made them, oldest first.
+
+    ``passages``: how many there were since those thresholds were taken up.
+    """
+
+    calibration: str | None = None
+    p_values: tuple[float, ...] = ()
+    passages: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class LaneState:
     """Everything one lane remembers."""
@@ -419,6 +448,9 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    self_test: SelfTest = field(default_factory=SelfTest)
+    panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
+    """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
     """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()

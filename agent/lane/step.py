@@ -23,6 +23,7 @@ from agent.lane import (
     identities,
     metal_tests,
     occupancy,
+    panel_health,
     passage,
     spectra,
     walks,
@@ -307,6 +308,7 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case Identity():
             identities.on_identity(turn, device, reading)
         case GammaSpectrum():
+            panel_health.watch(turn, device, reading)
             spectra.on_spectrum(turn, device, reading)
         case Housekeeping():
             calibration.on_housekeeping(turn, device, reading)
@@ -353,7 +355,7 @@ def _link(turn: Turn, change: LinkChange) -> None:
         return
     occupancy.on_lost(turn, device)
     if device in turn.rules.portals:
-        pass
+        panel_health.on_lost(turn, device)
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
         axles.on_lost(turn, device)

@@ -17,9 +17,11 @@ from rich.table import Table
 from scipy.special import bdtrc
 
 from agent import config as configuration
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.energy import sqrt_grid
-from agent.analysis.model import LEAST_TO_LEARN, Model, Shapes
+from agent.analysis.learning import LEAST_TO_LEARN
+from agent.analysis.model import Model, Shapes
 from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import wrong
 from agent.config.model_file import model_bytes
@@ -289,7 +291,7 @@ def _model(
     summed: Summed, which: NDArray[np.intp], shapes: Shapes, slice_s: float, far: float
 ) -> Model:
     some = summed.some(which)
-    return detection.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
+    return learning.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
 
 
 def _not_held(p: Floats, uniform: float, far: float) -> list[str]:
@@ -330,8 +332,8 @@ def section(output: Path, learned: Learned, before: str | None, options: Spectra
 
 
 def _modes(model: Model) -> int:
-    """Return how many energy modes traffic taught, beside K, U and Th."""
-    return int(model.nuisance.modes.shape[1]) - len(model.shapes.norm.names)
+    """Return how many energy modes traffic taught, beside those of loads."""
+    return int(model.nuisance.modes.shape[1]) - len(model.shapes.loads.names)
 
 
 def _unlikely(learned: Learned, benign: Benign) -> list[tuple[str, int, float]]:

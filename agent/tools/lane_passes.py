@@ -6,9 +6,10 @@ only gives those: a slice is then the portal's interval.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from agent.analysis.energy import sqrt_grid
 from agent.lane.state import LaneState, PassSpectra
 from agent.records import LaneEvent, Passage, Record, Timed
 from agent.tools.passes import Passes
-from drivers.readings import PortalSettings, WindowBackground, WindowCounts
+from drivers.readings import NeutronCounts, PortalSettings, WindowBackground, WindowCounts
 
 Floats = NDArray[np.float64]
 
@@ -27,14 +28,20 @@ last interval's delay."""
 WINDOW_BACKGROUND_S = 20.0
 """Over how long a portal averages its windows where its settings do not say: an SC-880's window
 backgrounds are multiples of 1/20 counts/s."""
+NEUTRONS_COVER = 0.9
+"""Of a passage's time at least so much must have been counted for neutrons too."""
 GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Held:
-    """One passage: counts (slice, detector, bin), live time (slice, detector), background."""
+    """One passage: counts (slice, detector, bin), live time (slice, detector), background.
+
+    ``ended_us``: (slice,) when each ended, on the monotonic clock.
+    """
 
     passage_id: str
+    ended_us: NDArray[np.int64]
     counts: Floats
     live_s: Floats
     background: Floats
@@ -55,6 +62,11 @@ class LanePasses:
         self._windows: list[tuple[int, WindowCounts]] = []
         self._backgrounds: list[tuple[int, WindowBackground]] = []
         self._averaging_s = WINDOW_BACKGROUND_S
+        self._neutrons: dict[str, list[_Neutrons]] = {}
+        """By device."""
+        self.has_neutron_gaps = False
+        """Neutrons were counted, but not in every slice, as portals do that count them only while
+        a vehicle is there; they are left out."""
 
     def __call__(self, event: LaneEvent, state: LaneState, records: Sequence[Record]) -> None:
         """Take what one step of the lane brought."""
@@ -63,6 +75,7 @@ class LanePasses:
                 self._said[record.passage_id] = record
         if isinstance(event, Timed):
             self._take_windows(event)
+            self._take_neutrons(event)
         finished = None if state.spectra is None else state.spectra.finished
         if finished is not None and finished is not self._last:
             self._last = finished
@@ -81,6 +94,14 @@ class LanePasses:
             self._windows.append((at.back(reading.age_s).mono_us, reading))
         else:
             self._backgrounds.append((at.mono_us, reading))
+
+    def _take_neutrons(self, event: Timed) -> None:
+        reading = event.reading
+        if isinstance(reading, NeutronCounts) and reading.real_time_s > 0:
+            ended_us = event.stamp.back(reading.age_s).mono_us
+            real_us = round(reading.real_time_s * 1e6)
+            one = _Neutrons(ended_us, real_us, sum(reading.counts))
+            self._neutrons.setdefault(event.device, []).append(one)
 
     def _keep(self, finished: PassSpectra) -> None:
         known, exposure_s = finished.background, finished.background_s
@@ -103,6 +124,7 @@ class LanePasses:
         self._held.append(
             _Held(
                 passage_id=finished.passage_id,
+                ended_us=np.array([each.ended_us for each in finished.slices]),
                 counts=counts,
                 live_s=live_s,
                 background=_rows(rates * common_s, detectors),
@@ -133,17 +155,18 @@ class LanePasses:
         for passage in sorted(said, key=lambda p: p.started.mono_us):
             first_us = passage.started.back(WINDOWS_BEFORE_S).mono_us
             last_us = passage.ended.forward(WINDOWS_AFTER_S).mono_us
-            own = [each for at_us, each in waiting if first_us <= at_us <= last_us]
+            own = [each for each in waiting if first_us <= each[0] <= last_us]
             waiting = [each for each in waiting if each[0] > last_us]
             before = bisect_left(known_us, passage.started.mono_us)
             cps = self._backgrounds[before - 1][1].cps if before else ()
             if not own or len(cps) != windows:
                 self.without_background += bool(own)
                 continue
-            counts = np.array([each.counts for each in own], dtype=float)
+            counts = np.array([each.counts for _, each in own], dtype=float)
             held.append(
                 _Held(
                     passage_id=passage.passage_id,
+                    ended_us=np.array([at_us for at_us, _ in own]),
                     counts=counts[:, None],
                     live_s=np.full((len(own), 1), length),
                     background=np.array([cps]) * self._averaging_s,
@@ -176,11 +199,62 @@ class LanePasses:
             background_counts=background,
             background_s=np.array([each.background_s for each in held]),
             speed_m_per_s=np.array([np.nan if v is None else v for v in speeds]),
-            neutron_counts=None,
+            neutron_counts=self._neutron_counts(held, length, slice_s),
             is_commission=np.array([p is not None and not p.alarm_ids for p in said]),
             truth=None,
             strength_cps=None,
         )
+
+    def _neutron_counts(
+        self, held: list[_Held], length: int, slice_s: float
+    ) -> NDArray[np.int64] | None:
+        """Return neutrons (pass, slice, device); None: not every slice was counted.
+
+        An interval counts in the slice that its middle falls into, so a slice shorter than the
+        intervals has none or all of one; windows of whole seconds have them right.
+        """
+        if not self._neutrons:
+            return None
+        slice_us = round(slice_s * 1e6)
+        found = np.zeros((len(held), length, len(self._neutrons)), dtype=np.int64)
+        for index, counted in enumerate(self._neutrons.values()):
+            counted.sort(key=lambda each: each.ended_us)
+            for number, each in enumerate(held):
+                counts = _by_slice(counted, each.ended_us, slice_us)
+                if counts is None:
+                    self.has_neutron_gaps = True
+                    return None
+                found[number, : len(counts), index] = counts
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Neutrons:
+    """What a device's neutron detectors counted together in one interval [µs]."""
+
+    ended_us: int
+    real_us: int
+    count: int
+
+
+def _by_slice(
+    counted: Sequence[_Neutrons], ended_us: NDArray[np.int64], slice_us: int
+) -> NDArray[np.int64] | None:
+    """Return the neutrons of each slice; None: some of the passage was not counted."""
+    began_us, last_us = int(ended_us[0]) - slice_us, int(ended_us[-1])
+    first = bisect_right(counted, began_us, key=lambda each: each.ended_us)
+    near = list(
+        takewhile(lambda each: each.ended_us - each.real_us < last_us, islice(counted, first, None))
+    )
+    inside_us = sum(min(n.ended_us, last_us) - max(n.ended_us - n.real_us, began_us) for n in near)
+    if inside_us < NEUTRONS_COVER * (last_us - began_us):
+        return None
+    found = np.zeros(len(ended_us), dtype=np.int64)
+    for each in near:
+        at = int(np.searchsorted(ended_us, each.ended_us - each.real_us // 2))
+        if at < len(found) and each.ended_us - each.real_us // 2 >= began_us:
+            found[at] += each.count
+    return found
 
 
 def _rows(values: Floats, count: int) -> Floats:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -66,6 +67,7 @@ _UNREADABLE = (
     TypeError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,

@@ -61,6 +61,9 @@ def _write(watch: LanePasses, output: Path) -> int:
     if watch.without_background:
         text = f"{watch.without_background} passages left out: no background before them"
         print(f"checkpointd: {text}", file=sys.stderr)
+    if watch.has_neutron_gaps:
+        text = "neutrons left out: they were not counted all through every passage"
+        print(f"checkpointd: {text}", file=sys.stderr)
     if passes is None:
         print(
             f"checkpointd: {output} not written: no passage has spectra or energy windows and a "
