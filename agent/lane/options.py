@@ -420,13 +420,27 @@ class ContactOptions:
             "an operational test and no passage"
         ),
     ] = None
+    metal_test_of: Annotated[
+        dict[str, str],
+        Meta(
+            description="metal detectors with a key switch of their own, each with its switch; "
+            "metal_test is for all others",
+            max_length=16,
+        ),
+    ] = field(default_factory=dict)
 
     @property
     def named(self) -> tuple[str, ...]:
         """Return every name that has a role here."""
-        single = (self.barrier_closed, self.barrier_open, self.metal_test)
-        names = tuple(name for name in single if name)
+        single = (self.barrier_closed, self.barrier_open)
+        names = (*(name for name in single if name), *self.test_switches)
         return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *names)
+
+    @property
+    def test_switches(self) -> tuple[str, ...]:
+        """Return the key switches of metal detectors' tests; one for several stands once."""
+        own = dict.fromkeys(self.metal_test_of.values())
+        return (*own, self.metal_test) if self.metal_test else tuple(own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -257,6 +257,8 @@ class MetalTest:
     """The operational test of a metal detector that runs now, and what it has seen."""
 
     started: Stamp
+    switch: tuple[str, str]
+    """The key switch (module, contact) that announced it, and whose release ends it."""
     alarms: int = 0
     passages: int = 0
 
@@ -435,8 +437,8 @@ class LaneState:
     """The tests that run now, by metal detector."""
     metal_tested: Mapping[str, Stamp] = field(default_factory=dict)
     """When each metal detector passed its last test, as long as that holds."""
-    test_switch: tuple[str, str] | None = None
-    """The switch (module, contact) that announced the last test."""
+    switches_left_on: frozenset[tuple[str, str]] = frozenset()
+    """The test switches (module, contact) that were on for too long, until they fall."""
     contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Each contact's level by (device, name); None: nobody can say."""
     presences: Mapping[str, Presence] = field(default_factory=dict)

@@ -212,7 +212,7 @@ def _due_of_tests(turn: Turn) -> Iterator[Due]:
     """Yield when a metal detector's test has lasted too long, and when the next one is due."""
     for test in turn.state.metal_tests.values():
         at = test.started.forward(metal_tests.LONGEST_TEST_S)
-        yield at.mono_us, metal_tests.end_left_on
+        yield at.mono_us, partial(metal_tests.end_left_on, switch=test.switch)
     for device, tested in turn.state.metal_tested.items():
         options = turn.rules.metals.get(device)
         if options is not None and options.test_every_h is not None:
