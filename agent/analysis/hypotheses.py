@@ -33,10 +33,10 @@ class Limits:
     ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
     divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
     ``named_snm``: the same for SNM. ``excluded_snm``: where SNM is as probable as this, what a
-    vehicle may go on with, medical or natural, is not named. ``named_member``: least share of a group that names a nuclide
-    of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
-    ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
-    full width at half maximum over energy at 661.7 keV.
+    vehicle may go on with, medical or natural, is not named. ``named_member``: least share of a
+    group that names a nuclide of it. ``signature_z``: how high a line above 110 keV must stand for
+    SNM to be named [σ]. ``unexplained_z``: a peak left over so high makes the passage unknown.
+    ``resolution_662``: full width at half maximum over energy at 661.7 keV.
     """
 
     min_z: float = 4.0
