@@ -317,6 +317,22 @@ class NuclideNamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorGain:
+    """The energy scale that one detector's spectra were read with.
+
+    True energy = ``offset_kev`` + ``gain`` × the energy of its calibration. ``age_s``: how long
+    before the passage's end the natural background confirmed it [s]; None: it was not measured
+    yet, and the calibration stands as it is.
+    """
+
+    detector: str
+    gain: float
+    offset_kev: float
+    sigma_gain: float | None
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpectralPart:
     """What the spectra of one passage come to."""
 
@@ -346,6 +362,8 @@ class SpectralPart:
     background_quality: BackgroundQuality
     calibration: str | None
     """Which learned thresholds it was made with; None: none are learned."""
+    gains: tuple[DetectorGain, ...] = ()
+    """Of the detectors whose gain is tracked."""
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]
@@ -442,7 +460,17 @@ class EventSource:
 
 
 AuditKind = Literal[
-    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration", "test"
+    "boot",
+    "stop",
+    "clock",
+    "config",
+    "gap",
+    "drop",
+    "settings",
+    "output",
+    "calibration",
+    "test",
+    "gain",
 ]
 
 

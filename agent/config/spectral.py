@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent.analysis.detector import Detector
 from agent.analysis.energy import sqrt_grid
+from agent.analysis.gain import TRACKED_KEV
 from agent.analysis.hypotheses import COMPUTED, candidates
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.response import background_components, templates
@@ -56,4 +57,6 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
         },
         model=model,
         calibration=calibration,
+        # Plastic shows no peak of the background to hold a scale by.
+        ground=None if options.detector == "pvt" else background_components(detector, TRACKED_KEV),
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agent.lane import gain_tracking
 from agent.lane.occupancy import unsealed_transit
-from agent.lane.spectra import LONGEST_PASS_S
-from agent.lane.state import PassSpectra, Transit, Turn
+from agent.lane.options import SpectralRules
+from agent.lane.spectra import LONGEST_PASS_S, detector_name
+from agent.lane.state import PassSpectra, Spectra, Transit, Turn
 from agent.records import (
     BackgroundUsed,
     DetectorBackground,
@@ -19,7 +21,7 @@ from agent.records import (
     Stamp,
     TypePlate,
 )
-from drivers.readings import NuclideFound
+from drivers.readings import EnergyCalibration, GammaSpectrum, NuclideFound
 
 MOST_READINGS = 4096
 RADIATION = frozenset({"gamma", "neutron", "spectral"})
@@ -94,7 +96,7 @@ def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSou
     if passage.passage_id != transit.passage_id:
         return source
     readings: list[tuple[Stamp, str, Measured]] = [
-        (at, device, replace(reading, energy=rules.energies.get(device) or reading.energy))
+        (at, device, replace(reading, energy=_energy(spectra, rules, device, reading)))
         for at, device, reading in spectra.finished_raw
     ]
     return replace(
@@ -104,6 +106,14 @@ def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSou
         spectral_background=_frozen(passage, spectra.gathering.detectors),
         grid_kev=tuple(rules.shapes.library.edges_kev.tolist()),
     )
+
+
+def _energy(
+    spectra: Spectra, rules: SpectralRules, device: str, reading: GammaSpectrum
+) -> EnergyCalibration | None:
+    """Return the energies that the spectrum was judged with."""
+    scale = gain_tracking.scale_of(spectra, detector_name(device, reading))
+    return gain_tracking.corrected(rules.energies.get(device) or reading.energy, scale)
 
 
 def _frozen(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[DetectorBackground, ...]:

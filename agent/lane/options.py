@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated, Literal
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from agent.analysis.hypotheses import Candidates
 from agent.analysis.model import Model, Shapes
@@ -192,6 +194,13 @@ class RpmOptions:
         TypePlateOptions | None,
         Meta(description="which instrument it is, for the files of its alarms; absent: not said"),
     ] = None
+    gain_tracking: Annotated[
+        bool,
+        Meta(
+            description="the energy scale of its spectra is held by the natural background; false: "
+            "the device holds it by itself"
+        ),
+    ] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -558,6 +567,23 @@ class SpectralOptions:
     exclude: Annotated[
         tuple[str, ...], Meta(description='nuclides that are not looked for, such as "F-18"')
     ] = ()
+    gain_every_s: Annotated[
+        float,
+        Meta(
+            description="a detector's gain is measured on the empty lane at most so often [s]",
+            ge=60,
+            le=3600,
+        ),
+    ] = 120.0
+    gain_limit: Annotated[
+        float,
+        Meta(
+            description="a detector whose gain is further from its calibration is a fault and is "
+            "not used [fraction]",
+            ge=0.01,
+            le=0.14,
+        ),
+    ] = 0.1
 
 
 KindOptions = (
@@ -584,7 +610,8 @@ class SpectralRules:
 
     ``known``: what identification names. ``energies``: the lane file's own energy scales by
     device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed
-    from the background. ``calibration`` names the learned thresholds.
+    from the background. ``calibration`` names the learned thresholds. ``ground`` (component, bin):
+    the natural background on ``gain.TRACKED_KEV``; None: gains are not tracked (plastic).
     """
 
     options: SpectralOptions
@@ -593,6 +620,7 @@ class SpectralRules:
     energies: Mapping[str, EnergyCalibration]
     model: Model | None
     calibration: str | None
+    ground: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

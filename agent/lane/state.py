@@ -336,6 +336,63 @@ class PassSpectra:
     is_alarmed: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """A detector's energy scale: true energy = ``offset_kev`` + ``gain`` × nominal energy.
+
+    ``measured``: when the background last confirmed it; None: it has not yet, and the nominal
+    scale stands.
+    """
+
+    gain: float = 1.0
+    offset_kev: float = 0.0
+    sigma_gain: float | None = None
+    measured: Stamp | None = None
+
+    def true_kev(self, nominal_kev: Floats) -> Floats:
+        """Return true energies [keV] for nominal ones."""
+        energies: Floats = self.offset_kev + self.gain * nominal_kev
+        return energies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gathered:
+    """Counts (bin,) on ``gain.TRACKED_KEV`` and their live time [s]."""
+
+    counts: Floats
+    live_s: float = 0.0
+
+    def plus(self, other: Gathered) -> Gathered:
+        """Return both together."""
+        return Gathered(counts=self.counts + other.counts, live_s=self.live_s + other.live_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GainTrack:
+    """How the gain of one detector is followed.
+
+    ``nominal_kev`` (channel + 1,): the edges that the scale corrects. ``young`` is gathered since
+    ``young_us``, ``waiting`` came before it and is too fresh to be trusted as empty, ``sample``
+    (since ``sample_us``) is what the next fit is made of.
+    """
+
+    nominal_kev: Floats
+    young: Gathered
+    young_us: int
+    waiting: Gathered
+    sample: Gathered
+    sample_us: int
+    scale: Scale = field(default_factory=Scale)
+    gain: float = 1.0
+    """By the last fit; the scale follows it in steps."""
+    due_us: int = 0
+    """No fit before that."""
+    failed: int = 0
+    """So many fits in a row told nothing, or no sample came together."""
+    out_by: float | None = None
+    """The gain is out of bounds by its last fit: its distance from 1; None: it is not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spectra:
     """What is remembered of a lane's spectroscopic panels."""
@@ -358,6 +415,8 @@ class Spectra:
     raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
     """Spectra near the vehicle as they came: when each ended, and whose it is."""
     finished_raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
+    gains: Mapping[str, GainTrack] = field(default_factory=dict)
+    """By detector; only those that are tracked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,16 +458,16 @@ class Panel:
     most_live_share: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """The p-values of the last passages, with the thresholds that made them, oldest first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenignPassages:
+    """The last passages that nothing else speaks against, judged with the same thresholds.
 
-    ``passages``: how many there were since those thresholds were taken up.
+    ``thresholds``: which, by their calibration's name and the false-alarm rate. ``p``: the final
+    p-values, oldest first.
     """
 
-    calibration: str | None = None
-    p_values: tuple[float, ...] = ()
-    passages: int = 0
+    thresholds: tuple[str | None, float]
+    p: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -448,7 +507,6 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
-    self_test: SelfTest = field(default_factory=SelfTest)
     panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
     """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
@@ -461,6 +519,7 @@ class LaneState:
     """First value of each scale's own counter since its last calibration, by (device, name)."""
     vehicles: int = 0
     """How many have left the portal."""
+    benign: BenignPassages | None = None
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""
