@@ -65,7 +65,7 @@ COMPUTED = Limits(shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unex
 class Candidates:
     """A library made ready: every template at every gain.
 
-    ``shapes``: (gain, template, bin). ``names``, ``nuclides``: of each template.
+    ``shapes``: (gain, template, bin). ``names``, ``nuclides``, ``groups``: of each template.
     ``log_prior``: of each template: its nuclide's share of all, divided by its shieldings.
     ``gains``: (gain,) relative. ``log_gain``: (gain,) log prior.
     """
@@ -73,6 +73,7 @@ class Candidates:
     shapes: Floats
     names: tuple[str, ...]
     nuclides: tuple[str, ...]
+    groups: tuple[str, ...]
     log_prior: Floats
     gains: Floats
     log_gain: Floats
@@ -84,11 +85,6 @@ class Candidates:
     def middle(self) -> int:
         """Return the index of the gain that needs no correction."""
         return len(self.gains) // 2
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Return the group of each template."""
-        return tuple(self.knowledge.group_of(name) for name in self.nuclides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,6 +108,7 @@ def candidates(library: Library, knowledge: Knowledge, limits: Limits) -> Candid
         shapes=np.array([stretched(library.shapes, library.edges_kev, g) for g in gains]),
         names=library.names,
         nuclides=nuclides,
+        groups=tuple(knowledge.group_of(name) for name in nuclides),
         log_prior=np.log(share / share.sum()),
         gains=gains,
         log_gain=-0.5 * (gains / limits.gain_sd) ** 2,
