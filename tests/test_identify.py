@@ -334,7 +334,7 @@ def test_an_empty_vehicle_is_neither_norm_nor_masking():
     decision = norm_decision(passage({}, np.random.default_rng(9), course=POINT), NATURAL, KNOWN)
     assert not decision.is_norm
     assert not decision.is_masking
-    assert "no excess of K, U or Th" in decision.reasons
+    assert "K, U and Th do not explain the excess" in decision.reasons
 
 
 def test_courses_have_the_widths_of_a_point_and_of_a_line_of_points():

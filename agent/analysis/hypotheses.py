@@ -35,7 +35,8 @@ class Limits:
     ``named_snm``: the same for SNM. ``named_member``: least share of a group that names a nuclide
     of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
     ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
-    full width at half maximum over energy at 661.7 keV.
+    full width at half maximum over energy at 661.7 keV. ``masked_z``: how high a source must
+    stand over natural cargo to be one [σ].
     """
 
     min_z: float = 4.0
@@ -52,12 +53,15 @@ class Limits:
     signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075
+    masked_z: float = 4.75
 
 
 MATCHED = Limits()
 """For templates measured with the same kind of detector."""
 
-COMPUTED = Limits(shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unexplained_z=6.0)
+COMPUTED = Limits(
+    shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unexplained_z=6.0, masked_z=5.0
+)
 """For templates computed from physics; fitted to reference spectra, not to the judging passes."""
 
 
@@ -284,7 +288,7 @@ def _with_shape_error(
     nuisance = model.fits.coefficients[0, : len(prior.mean)] @ prior.columns
     source = model.fits.expected[0] - spectrum.base - nuisance
     added = (limits.shape_error * source) ** 2 / model.fits.expected[0]
-    wide = source * _hats(len(source))
+    wide = source * hats(len(source))
     freedom = Prior(
         columns=np.vstack([prior.columns, wide]),
         mean=np.concatenate([prior.mean, np.zeros(len(wide))]),
@@ -296,7 +300,7 @@ def _with_shape_error(
     return widened, freedom
 
 
-def _hats(bins: int, count: int = 5) -> Floats:
+def hats(bins: int, count: int = 5) -> Floats:
     """Return (hat, bin) triangles that overlap and sum to 1."""
     at = np.linspace(0.0, count - 1.0, bins)
     hats: Floats = np.clip(1.0 - np.abs(at - np.arange(count)[:, None]), 0.0, None)
