@@ -282,12 +282,15 @@ def _with_shape_error(
 ) -> tuple[Spectrum, Prior]:
     """Return spectrum and prior with what an imperfect template of this size may be wrong by.
 
-    In single bins as variance; over wide ranges (other shielding, scatter and ageing than any
-    template's) as freedom of the excess to be higher or lower there.
+    In single bins as variance, of the highest within a bin on either side, since what is wrong
+    next to a peak (width, place, escape) is a part of the peak; over wide ranges (other shielding,
+    scatter and ageing than any template's) as freedom of the excess to be higher or lower there.
     """
     nuisance = model.fits.coefficients[0, : len(prior.mean)] @ prior.columns
     source = model.fits.expected[0] - spectrum.base - nuisance
-    added = (limits.shape_error * source) ** 2 / model.fits.expected[0]
+    padded = np.pad(source, 1, mode="edge")
+    near = np.maximum(np.maximum(padded[:-2], padded[2:]), source)
+    added = (limits.shape_error * near) ** 2 / model.fits.expected[0]
     wide = source * hats(len(source))
     freedom = Prior(
         columns=np.vstack([prior.columns, wide]),
