@@ -32,11 +32,12 @@ class Limits:
     error of a template in a bin (1 σ); ``wide_shape_error``: the same over wide ranges.
     ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
     divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
-    ``named_snm``: the same for SNM. ``named_member``: least share of a group that names a nuclide
-    of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
-    ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
-    full width at half maximum over energy at 661.7 keV. ``masked_z``: how high a source must
-    stand over natural cargo to be one [σ].
+    ``named_snm``: the same for SNM; ``open_snm``: probability of SNM from which nothing harmless
+    is named: computed templates are too often wrong about what looks like SNM. ``named_member``:
+    least share of a group that names a nuclide of it. ``signature_z``: how high a line above
+    110 keV must stand for SNM to be named [σ]. ``unexplained_z``: a peak left over so high makes
+    the passage unknown. ``resolution_662``: full width at half maximum over energy at 661.7 keV.
+    ``masked_z``: how high a source must stand over natural cargo to be one [σ].
     """
 
     min_z: float = 4.0
@@ -50,6 +51,7 @@ class Limits:
     named: float = 0.5
     named_member: float = 0.7
     named_snm: float = 0.9
+    open_snm: float = 0.5
     signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075
@@ -60,7 +62,12 @@ MATCHED = Limits()
 """For templates measured with the same kind of detector."""
 
 COMPUTED = Limits(
-    shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unexplained_z=6.0, masked_z=5.0
+    shape_error=0.08,
+    wide_shape_error=0.05,
+    temperature=1.5,
+    open_snm=0.1,
+    unexplained_z=6.0,
+    masked_z=5.0,
 )
 """For templates computed from physics; fitted to reference spectra, not to the judging passes."""
 

@@ -273,7 +273,8 @@ class _Judgement:
             elif not doubts:
                 return SNM, ()
         elif snm >= 1.0 - limits.named_snm:
-            notes.append(f"SNM is not excluded (probability {snm:.2f})")
+            is_open = snm >= limits.open_snm
+            (doubts if is_open else notes).append(f"SNM is not excluded (probability {snm:.2f})")
         if not doubts and self._worst(worst) < limits.named:
             doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
         return (UNKNOWN if doubts else worst), (*doubts, *notes)
