@@ -471,7 +471,7 @@ def test_a_line_that_talks_without_end_is_refused_in_bounded_time():
             peer.close()
 
     # Where this process itself is starved, the talk has gaps, and a piece of it is the reply.
-    with pytest.raises(LinkError, match="talks without end|is no reply to this request"):
+    with pytest.raises(LinkError, match=r"talks without end|is no reply to this request"):
         asyncio.run(scene())
 
 
