@@ -417,6 +417,16 @@ class DetectorBackground:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypePlate:
+    """Which instrument a device is, as the technician read it off; "": not said."""
+
+    device: str
+    manufacturer: str
+    model: str
+    serial_number: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventSource:
     """Everything that the file of one alarming passage tells, as the lane knew it at its end."""
 
@@ -439,6 +449,8 @@ class EventSource:
     """What each counting portal or monitor judged against."""
     device_nuclides: tuple[tuple[str, tuple[NuclideFound, ...]], ...]
     """What devices named by themselves."""
+    plates: tuple[TypePlate, ...] = ()
+    """Of each device that measured and has one, in the lane's order."""
     spectral: SpectralPart | None = None
     material: str | None = None
     """What the crystals are made of; None: the lane judges no spectra."""

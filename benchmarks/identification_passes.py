@@ -75,6 +75,23 @@ class Load:
     is_point: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What is not left to chance.
+
+    ``gain_sd``: 1 σ of the energy scale's relative error. ``gain``: that error itself; None:
+    drawn. ``suppression``: share of the background that the vehicle takes at 120 keV and below
+    where it takes most; None: drawn, 3 to 33 %.
+    """
+
+    gain_sd: float = 0.015
+    gain: float | None = None
+    suppression: float | None = None
+
+
+USUAL = Conditions()
+
+
 def world(path: Path, edges_kev: Floats) -> World:
     """Return the shapes of a library file with ``names, counts, live, cal`` and ``background``."""
     with np.load(path) as file:
@@ -115,13 +132,15 @@ def _background_parts(whole: Floats, natural: Floats) -> Floats:
 
 
 def one_pass(
-    lane: World, loads: tuple[Load, ...], rng: np.random.Generator, gain_sd: float = 0.015
+    lane: World, loads: tuple[Load, ...], rng: np.random.Generator, under: Conditions = USUAL
 ) -> Pass:
     """Return one vehicle with its loads (none: benign)."""
-    gain = int(np.argmin(np.abs(_GAINS - np.clip(rng.normal(0, gain_sd), -0.045, 0.045))))
+    drawn = rng.normal(0, under.gain_sd)
+    error = drawn if under.gain is None else under.gain
+    gain = int(np.argmin(np.abs(_GAINS - np.clip(error, -0.045, 0.045))))
     varied = 1 + np.array(VARIED) * rng.normal(size=4)
     background = LOGS * varied @ lane.background_cps[:, gain]
-    expected = SLICE_S * background * _transmitted(lane.middles_kev, rng)
+    expected = SLICE_S * background * _transmitted(lane.middles_kev, rng, under.suppression)
     for load in loads:
         shape = SLICE_S * load.cps * lane.sources[load.source, gain]
         expected = expected + _course(rng, is_point=load.is_point)[:, None] * shape
@@ -145,13 +164,16 @@ def _course(rng: np.random.Generator, *, is_point: bool) -> Floats:
     return np.asarray(course / course.max())
 
 
-def _transmitted(middles_kev: Floats, rng: np.random.Generator) -> Floats:
+def _transmitted(
+    middles_kev: Floats, rng: np.random.Generator, suppression: float | None
+) -> Floats:
     """Return the (slice, bin) share of the background that the vehicle lets through."""
     knots = rng.uniform(0.55, 1.0, size=6)
     rough = np.interp(_MIDDLES_S, np.linspace(0.4, SLICES * SLICE_S - 0.4, 6), knots)
     smooth = np.convolve(np.pad(rough, 3, mode="edge"), np.ones(7) / 7, mode="valid")
     ends = np.clip(np.minimum(_MIDDLES_S, SLICES * SLICE_S - _MIDDLES_S) / 0.8, 0, 1)
-    depth = rng.uniform(0.03, 0.33) * smooth * ends
+    drawn = rng.uniform(0.03, 0.33)
+    depth = (drawn if suppression is None else suppression) * smooth * ends
     steepness = rng.uniform(0.2, 0.5) + 0.05 * np.sin(2 * np.pi * (_MIDDLES_S / 8 + rng.uniform()))
     falls = (np.clip(middles_kev, 120, None) / 120)[None, :] ** -steepness[:, None]
     share: Floats = 1 - depth[:, None] * falls

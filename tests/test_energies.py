@@ -14,11 +14,12 @@ from lane_bench import Bench, stamp
 
 from agent.config import load_lane
 from agent.config.spectral import energy_option
+from agent.display import _calibration
 from agent.lane import energies
 from agent.lane.options import EnergyCalibrationOptions, RpmOptions
 from agent.lane.state import LaneState, Turn
+from agent.running_lane import have_same_spectra
 from agent.settings import LaneConfig
-from agent.supervisor import _calibration, _same_spectra
 from agent.tools.calibrate_background import EmptyLaneWatch
 from agent.tools.spectrum_files import NEAR_EDGES_KEV, coefficients_of
 from drivers.readings import EnergyCalibration, GammaSpectrum
@@ -183,7 +184,7 @@ def test_a_reload_computes_anew_what_spectra_are_judged_by_where_that_changed(
     file.write_text(text)
     before = load_lane(file)
     file.write_text(text + changed)
-    assert _same_spectra(before, load_lane(file)) is is_same
+    assert have_same_spectra(before, load_lane(file)) is is_same
 
 
 def test_edges_that_no_polynomial_meets_have_no_coefficients():

@@ -225,7 +225,7 @@ def test_a_background_that_tells_no_gain_is_a_fault_until_it_does_again(rules):
     lane.wait(120)
     before = lane.scale()
     for _ in range(150):  # a source that somebody left beside the lane
-        lane.interval("Cs-137", 2000.0)
+        lane.interval("Co-60", 4000.0)
     (alarm,) = lane.alarms("fault")
     assert (alarm.code, alarm.phase) == ("gain_unknown", "raised")
     assert lane.scale() == before
@@ -236,7 +236,7 @@ def test_a_background_that_tells_no_gain_is_a_fault_until_it_does_again(rules):
 def test_a_detector_that_counts_too_little_for_an_hour_tells_no_gain(rules):
     lane = Drifting(rules, detectors=(LEFT,))
     nothing = GammaSpectrum(
-        detector=LEFT, counts=(0,) * 512, real_time_s=4.0, live_time_s=4.0, energy=ENERGY
+        detector=LEFT, counts=(*(0,) * 511, 1), real_time_s=4.0, live_time_s=4.0, energy=ENERGY
     )
     for _ in range(3 * 3620 // 4 + 10):
         lane.at_s += 4.0

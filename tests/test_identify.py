@@ -334,7 +334,7 @@ def test_an_empty_vehicle_is_neither_norm_nor_masking():
     decision = norm_decision(passage({}, np.random.default_rng(9), course=POINT), NATURAL, KNOWN)
     assert not decision.is_norm
     assert not decision.is_masking
-    assert "no excess of K, U or Th" in decision.reasons
+    assert "K, U and Th do not explain the excess" in decision.reasons
 
 
 def test_courses_have_the_widths_of_a_point_and_of_a_line_of_points():
@@ -368,3 +368,30 @@ def test_knowledge_of_a_table_has_its_categories_groups_and_stated_priors():
     assert knowledge.group_of("In-111") == "In-111"
     assert knowledge.category_of("nothing") == "unknown"
     assert knowledge.lines["F-18"] == (511.0, 100.0)
+
+
+@pytest.mark.parametrize(("open_snm", "category"), [(0.9, "industrial"), (0.05, "unknown")])
+def test_nothing_harmless_is_named_while_snm_is_as_likely_as_the_limit(open_snm, category):
+    twin = 1 + 0.02 * np.sin(np.arange(len(KNOWN.edges_kev) - 1))
+    shape = KNOWN.shapes[KNOWN.middle][KNOWN.nuclides.index("Cs-137")]
+    library = Library(
+        names=("Cs-137", "U-235"),
+        shapes=np.array([shape, shape * twin / (shape * twin).sum()]),
+        edges_kev=KNOWN.edges_kev,
+    )
+    knowledge = Knowledge(
+        category={"Cs-137": "industrial", "U-235": "SNM"}, prior={"Cs-137": 3.0, "U-235": 0.6}
+    )
+    known = candidates(library, knowledge, replace(KNOWN.limits, open_snm=open_snm))
+    one = passage({"Cs-137": 900}, np.random.default_rng(11), course=POINT)
+    said = identify_passage(one, NATURAL, known)
+    assert 0.05 < said.categories["SNM"] < 0.5
+    assert said.category == category
+
+
+def test_a_source_at_a_point_that_natural_cargo_explains_worse_is_not_norm():
+    for seed in range(6):
+        one = passage({"Co-60": 450}, np.random.default_rng(seed), course=POINT)
+        decision = norm_decision(one, NATURAL, KNOWN)
+        assert decision.rival_z**2 > decision.excess_z**2 + 20
+        assert not decision.is_norm

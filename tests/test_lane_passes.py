@@ -138,6 +138,29 @@ def test_a_recordings_passages_are_written_and_read_back(tmp_path, lane, rules):
     assert np.isnan(passes.speed_m_per_s).all()
 
 
+def neutrons(count):
+    return NeutronCounts(counts=(count, 1), real_time_s=1.0, device_alarm=False)
+
+
+def test_neutrons_counted_all_the_time_stand_in_their_slices(lane, rules):
+    recording = Recording()
+    for second in range(1, 90):
+        if second == 60:
+            recording.say(VehiclePresence(occupied=True))
+        if second == 68:
+            recording.say(VehiclePresence(occupied=False))
+        recording.seconds(1)
+        recording.say(neutrons(second % 7))
+    recording.seconds(20)
+    passes = recorded(recording, lane, rules).passes()
+    assert passes.neutron_live_s is None  # the length of a slice, in every slice
+    length = int(passes.slices[0])
+    got = passes.neutron_counts[0, :length].tolist()
+    sent = [[second % 7, 1] for second in range(1, 90)]
+    assert any(sent[at : at + length] == got for at in range(len(sent))), got
+    assert not passes.neutron_counts[0, length:].any()
+
+
 def test_neutrons_stand_in_the_slice_that_holds_their_middle(tmp_path, lane, rules):
     recording = Recording()
     recording.seconds(60)
@@ -174,17 +197,16 @@ def test_a_recording_without_neutrons_has_no_array_of_them(lane, rules):
     st.integers(1, 30),
 )
 def test_no_neutron_is_booked_twice_and_none_outside(heard, slices):
-    neutrons = LaneNeutrons()
+    booked = LaneNeutrons()
     for ended_us, count in heard:
         reading = NeutronCounts(counts=(count,), real_time_s=1.0, device_alarm=False)
-        neutrons.take(ended_us, "rpm", reading)
+        booked.take(ended_us, "rpm", reading)
     spans = [(5_000_000 + 1_000_000 * i, 6_000_000 + 1_000_000 * i) for i in range(slices)]
-    found = neutrons.booked([spans])
+    counts, live_s = booked.booked([spans], 0.9)
     inside = [n for us, n in heard if 5_500_000 <= us < 5_500_000 + 1_000_000 * slices]
     if not inside:
-        assert found is None
+        assert (counts, live_s) == (None, None)
         return
-    counts, live_s = found
     assert counts.sum() == sum(inside)
     assert live_s.sum() == len(inside)
 

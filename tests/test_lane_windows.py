@@ -12,6 +12,7 @@ import pytest
 from delivery_bench import check_message
 from lane_bench import Bench
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.shapes import window_shapes
 from agent.cli import main
@@ -105,7 +106,7 @@ def traffic(passes: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.n
 
 @pytest.fixture(scope="module")
 def learned():
-    return detection.learn(*traffic(420), window_shapes(4), SLICE_S, 1e-3)
+    return learning.learn(*traffic(420), window_shapes(4), SLICE_S, 1e-3)
 
 
 # ------------------------------------------------------------------ judged live
@@ -210,7 +211,7 @@ def test_learned_thresholds_are_used_and_named(learned):
 
 def test_thresholds_of_other_windows_or_intervals_are_not_used(learned):
     short = replace(learned, slice_s=0.1)
-    for model in (short, detection.assume(window_shapes(3), EMPTY_CPS[:3], SLICE_S, 1e-3)):
+    for model in (short, learning.assume(window_shapes(3), EMPTY_CPS[:3], SLICE_S, 1e-3)):
         rules = WindowRules(device="rpm", options=OPTIONS, model=model, calibration="abc")
         lane = WindowLane(rules)
         lane.vacant()
@@ -226,8 +227,9 @@ def test_a_file_of_learned_windows_is_read_back_and_one_of_spectra_is_not(tmp_pa
     counts, expected, background = traffic(40, seed=SEED + 1)
     want = detection.judge(learned, counts, expected, background).p
     assert detection.judge(read, counts, expected, background).p == pytest.approx(want)
+    other = replace(window_shapes(4), library=window_shapes(4).dictionary)
     with pytest.raises(ConfigError, match="another detector"):
-        load_model(file, replace(window_shapes(4), norm=window_shapes(3).norm), OPTIONS)
+        load_model(file, other, replace(OPTIONS, slice_s=SLICE_S))
 
 
 def test_a_lane_of_windows_has_window_rules_and_no_spectral_ones(tmp_path, learned):

@@ -178,17 +178,25 @@ def locate(passage: Passage, components: Floats, known: Candidates) -> Located:
     return Located(profile=points[course], z=z, template=template)
 
 
-def highest(
+def highest(  # noqa: PLR0913 - a test's parts, and two that are seldom given
     passage: Passage,
     profiles: Floats,
     known: Candidates,
     templates: Sequence[int],
     prior: Prior,
+    *,
     carried: Floats | float = 0.0,
+    bonus: Floats | None = None,
 ) -> tuple[float, int, int]:
-    """Return the highest score of the templates at any gain, its profile and its template."""
+    """Return the highest score of the templates at any gain, its profile and its template.
+
+    ``bonus``: (template,) added to each one's χ² for how likely it is beforehand; the score comes
+    back with it.
+    """
     gains = range(known.middle % _GAIN_STEP, len(known.gains), _GAIN_STEP)
     shapes = np.vstack([known.shapes[g][list(templates)] for g in gains])
     z = scores(passage, profiles, shapes, prior, carried).z
+    if bonus is not None:
+        z = np.sqrt(np.maximum(np.maximum(z, 0.0) ** 2 + np.tile(bonus, len(gains)), 0.0))
     course, shape = np.unravel_index(int(z.argmax()), z.shape)
     return float(z.max()), int(course), templates[int(shape) % len(templates)]

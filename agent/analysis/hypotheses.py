@@ -32,10 +32,12 @@ class Limits:
     error of a template in a bin (1 σ); ``wide_shape_error``: the same over wide ranges.
     ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
     divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
-    ``named_snm``: the same for SNM. ``named_member``: least share of a group that names a nuclide
-    of it. ``signature_z``: how high a line above 110 keV must stand for SNM to be named [σ].
-    ``unexplained_z``: a peak left over so high makes the passage unknown. ``resolution_662``:
-    full width at half maximum over energy at 661.7 keV.
+    ``named_snm``: the same for SNM; ``open_snm``: probability of SNM from which nothing harmless
+    is named: computed templates are too often wrong about what looks like SNM. ``named_member``:
+    least share of a group that names a nuclide of it. ``signature_z``: how high a line above
+    110 keV must stand for SNM to be named [σ]. ``unexplained_z``: a peak left over so high makes
+    the passage unknown. ``resolution_662``: full width at half maximum over energy at 661.7 keV.
+    ``masked_z``: how high a source must stand over natural cargo to be one [σ].
     """
 
     min_z: float = 4.0
@@ -49,15 +51,24 @@ class Limits:
     named: float = 0.5
     named_member: float = 0.7
     named_snm: float = 0.9
+    open_snm: float = 0.5
     signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075
+    masked_z: float = 4.75
 
 
 MATCHED = Limits()
 """For templates measured with the same kind of detector."""
 
-COMPUTED = Limits(shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unexplained_z=6.0)
+COMPUTED = Limits(
+    shape_error=0.08,
+    wide_shape_error=0.05,
+    temperature=1.5,
+    open_snm=0.1,
+    unexplained_z=6.0,
+    masked_z=5.0,
+)
 """For templates computed from physics; fitted to reference spectra, not to the judging passes."""
 
 
@@ -65,7 +76,7 @@ COMPUTED = Limits(shape_error=0.08, wide_shape_error=0.05, temperature=1.5, unex
 class Candidates:
     """A library made ready: every template at every gain.
 
-    ``shapes``: (gain, template, bin). ``names``, ``nuclides``: of each template.
+    ``shapes``: (gain, template, bin). ``names``, ``nuclides``, ``groups``: of each template.
     ``log_prior``: of each template: its nuclide's share of all, divided by its shieldings.
     ``gains``: (gain,) relative. ``log_gain``: (gain,) log prior.
     """
@@ -73,6 +84,7 @@ class Candidates:
     shapes: Floats
     names: tuple[str, ...]
     nuclides: tuple[str, ...]
+    groups: tuple[str, ...]
     log_prior: Floats
     gains: Floats
     log_gain: Floats
@@ -84,11 +96,6 @@ class Candidates:
     def middle(self) -> int:
         """Return the index of the gain that needs no correction."""
         return len(self.gains) // 2
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Return the group of each template."""
-        return tuple(self.knowledge.group_of(name) for name in self.nuclides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,6 +119,7 @@ def candidates(library: Library, knowledge: Knowledge, limits: Limits) -> Candid
         shapes=np.array([stretched(library.shapes, library.edges_kev, g) for g in gains]),
         names=library.names,
         nuclides=nuclides,
+        groups=tuple(knowledge.group_of(name) for name in nuclides),
         log_prior=np.log(share / share.sum()),
         gains=gains,
         log_gain=-0.5 * (gains / limits.gain_sd) ** 2,
@@ -281,13 +289,16 @@ def _with_shape_error(
 ) -> tuple[Spectrum, Prior]:
     """Return spectrum and prior with what an imperfect template of this size may be wrong by.
 
-    In single bins as variance; over wide ranges (other shielding, scatter and ageing than any
-    template's) as freedom of the excess to be higher or lower there.
+    In single bins as variance, of the highest within a bin on either side, since what is wrong
+    next to a peak (width, place, escape) is a part of the peak; over wide ranges (other shielding,
+    scatter and ageing than any template's) as freedom of the excess to be higher or lower there.
     """
     nuisance = model.fits.coefficients[0, : len(prior.mean)] @ prior.columns
     source = model.fits.expected[0] - spectrum.base - nuisance
-    added = (limits.shape_error * source) ** 2 / model.fits.expected[0]
-    wide = source * _hats(len(source))
+    padded = np.pad(source, 1, mode="edge")
+    near = np.maximum(np.maximum(padded[:-2], padded[2:]), source)
+    added = (limits.shape_error * near) ** 2 / model.fits.expected[0]
+    wide = source * hats(len(source))
     freedom = Prior(
         columns=np.vstack([prior.columns, wide]),
         mean=np.concatenate([prior.mean, np.zeros(len(wide))]),
@@ -299,7 +310,7 @@ def _with_shape_error(
     return widened, freedom
 
 
-def _hats(bins: int, count: int = 5) -> Floats:
+def hats(bins: int, count: int = 5) -> Floats:
     """Return (hat, bin) triangles that overlap and sum to 1."""
     at = np.linspace(0.0, count - 1.0, bins)
     hats: Floats = np.clip(1.0 - np.abs(at - np.arange(count)[:, None]), 0.0, None)

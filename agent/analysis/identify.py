@@ -8,7 +8,7 @@ a passage that something has already detected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
 
 _SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
+_LEAST_COUNTS = 0.5  # a bin; a peak covers some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +273,8 @@ class _Judgement:
             elif not doubts:
                 return SNM, ()
         elif snm >= 1.0 - limits.named_snm:
-            notes.append(f"SNM is not excluded (probability {snm:.2f})")
+            is_open = snm >= limits.open_snm
+            (doubts if is_open else notes).append(f"SNM is not excluded (probability {snm:.2f})")
         if not doubts and self._worst(worst) < limits.named:
             doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
         return (UNKNOWN if doubts else worst), (*doubts, *notes)
@@ -289,11 +291,17 @@ class _Judgement:
         return float(terms.sum() / max(free, 1))
 
     def _left_over(self, best: Model) -> tuple[float, float]:
-        """Return the highest peak that the best set leaves [σ] and its energy [keV]."""
+        """Return the highest peak that the best set leaves [σ] and its energy [keV].
+
+        Where next to nothing is expected the variance is that of a count a peak: two counts there
+        are chance.
+        """
         middles = 0.5 * (self._known.edges_kev[1:] + self._known.edges_kev[:-1])
         peaks = peak_shapes(self._known.edges_kev, middles, self._limits.resolution_662)
         held = self._known.shapes[best.gain][list(best.templates)]
-        z = score(self._spectrum, self._prior, held, best.fits, peaks)
+        least = _LEAST_COUNTS / best.fits.expected[0]
+        spectrum = replace(self._spectrum, dispersion=self._spectrum.dispersion + least)
+        z = score(spectrum, self._prior, held, best.fits, peaks)
         return float(z.max()), float(middles[z.argmax()])
 
     def _rest(self, best: Model, item: Found) -> Floats:

@@ -15,17 +15,18 @@ def too_many_p(alarms: int, passages: int, rate: float) -> float:
     return float(bdtrc(alarms - 1, passages, rate))
 
 
-def holds_p(p_values: Floats, rate: float, *, is_learned: bool) -> float:
+def holds_p(p_values: Floats, rate: float, *, learned_from: int | None) -> float:
     """Return how likely the thresholds hold, with these benign p-values (passage,).
 
     Learned ones give uniform p-values, and no more of them below ``rate`` than it says: twice the
     lesser probability of the two (Bonferroni). Thresholds by formula are held to the second alone,
-    because they are meant to err to the side of few alarms. Raises ValueError where there are
-    none.
+    because they are meant to err to the side of few alarms. ``learned_from``: of how many passages
+    the thresholds were learned, which are as uncertain; None: they are by formula. Raises
+    ValueError where there are no p-values.
     """
     if not len(p_values):
         raise ValueError("no p-values to test")
     too_many = too_many_p(int(np.count_nonzero(p_values < rate)), len(p_values), rate)
-    if not is_learned:
+    if learned_from is None:
         return too_many
-    return min(1.0, 2.0 * min(too_many, uniformity_p(p_values)))
+    return min(1.0, 2.0 * min(too_many, uniformity_p(p_values, learned_from)))

@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis import model as detection
+from agent.analysis import learning
 from agent.analysis.detect import WINDOW_S
 from agent.analysis.model import STATISTICS, EmptyShape, Model, Shapes
 from agent.analysis.nuisance import Nuisance, cosines
@@ -30,7 +31,7 @@ from agent.analysis.threshold import Tails
 from agent.config.problems import ConfigError, Problem
 from agent.lane.options import SpectralOptions
 
-FORMAT = "checkpointd-thresholds/1"
+FORMAT = "checkpointd-thresholds/2"
 LARGEST_BYTES = 64 << 20
 MOST_WINDOWS = 16
 LEAST_SLICE_S, LONGEST_SLICE_S = 0.1, 2.0
@@ -48,6 +49,7 @@ _BROKEN = (
     TypeError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -72,6 +74,7 @@ def model_bytes(model: Model) -> bytes:
         "empty_variance": model.empty.variance,
         "modes": model.nuisance.modes,
         "gain": model.nuisance.gain,
+        "weight": model.nuisance.weight,
         "root_expected": model.root_expected,
     }
     tails = {f"template_{i}": each for i, each in enumerate(model.templates)}
@@ -161,13 +164,19 @@ def _model(arrays: dict[str, np.ndarray], shapes: Shapes, options: SpectralOptio
     bins = shapes.library.shapes.shape[1]
     modes = _numbers(arrays, "modes", (bins, None))
     kept = modes.shape[1]
+    gain = _numbers(arrays, "gain", (None, slices, kept, kept))
+    if not len(gain):
+        raise ValueError("its gain is damaged")
     prior = Nuisance(
-        cosines=cosines(slices), modes=modes, gain=_numbers(arrays, "gain", (slices, kept, kept))
+        cosines=cosines(slices),
+        modes=modes,
+        gain=gain,
+        weight=_numbers(arrays, "weight", (len(gain),)),
     )
     root_expected = _numbers(arrays, "root_expected", (bins,))
     if not (root_expected > 0).all():
         raise ValueError("its root_expected is not above 0 everywhere")
-    bare = detection.with_prior(
+    bare = learning.with_prior(
         shapes, prior, root_expected**2, options.slice_s, options.false_alarm_rate
     )
     changes = _numbers(arrays, "empty_modes", (bins, None))
@@ -225,7 +234,7 @@ def _tails(arrays: dict[str, np.ndarray], name: str, scores: int) -> Tails:
 def _digest(shapes: Shapes) -> str:
     """Return what the shapes are, so that thresholds are not used with others."""
     digest = hashlib.sha256()
-    for library in (shapes.library, shapes.dictionary, shapes.norm):
+    for library in (shapes.library, shapes.dictionary, shapes.loads):
         digest.update("\n".join(library.names).encode())
         digest.update(np.round(library.shapes, 9).tobytes())
     return digest.hexdigest()

@@ -13,7 +13,14 @@ from agent.lane.occupancy import unsealed_transit
 from agent.lane.options import SpectralRules
 from agent.lane.spectra import LONGEST_PASS_S
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
-from agent.records import BackgroundUsed, DetectorBackground, EventSource, Measured, Stamp
+from agent.records import (
+    BackgroundUsed,
+    DetectorBackground,
+    EventSource,
+    Measured,
+    Stamp,
+    TypePlate,
+)
 from drivers.readings import EnergyCalibration, GammaSpectrum, NuclideFound
 
 MOST_READINGS = 4096
@@ -51,9 +58,23 @@ def source_of(turn: Turn, transit: Transit, speed_m_per_s: float | None) -> Even
         panels=tuple((name, each.detectors) for name, each in turn.rules.portals.items()),
         backgrounds=_backgrounds(transit),
         device_nuclides=_device_nuclides(transit),
+        plates=_plates(turn, {device for _, device, _ in measured}),
         spectral=transit.spectral,
     )
     return _with_spectra(turn, transit, source)
+
+
+def _plates(turn: Turn, devices: set[str]) -> tuple[TypePlate, ...]:
+    return tuple(
+        TypePlate(
+            device=name,
+            manufacturer=plate.manufacturer,
+            model=plate.model,
+            serial_number=plate.serial_number,
+        )
+        for name, portal in turn.rules.portals.items()
+        if name in devices and (plate := portal.type_plate) is not None
+    )
 
 
 def _backgrounds(transit: Transit) -> tuple[tuple[str, BackgroundUsed], ...]:

@@ -19,7 +19,15 @@ from dataclasses import replace
 import numpy as np
 
 from agent.analysis.energy import on_grid
-from agent.analysis.gain import LOWEST_KEV, TRACKED_KEV, GainFit, GainPrior, track
+from agent.analysis.gain import (
+    LOWEST_KEV,
+    POTASSIUM_KEV,
+    TRACKED_KEV,
+    GainFit,
+    GainPrior,
+    of_line,
+    track,
+)
 from agent.lane.alarms import fault, set_standing
 from agent.lane.options import SpectralRules
 from agent.lane.slices import EmptyLane, Floats, Slice
@@ -44,6 +52,8 @@ NEAR = GainPrior(sigma_gain=0.0015, sigma_offset_kev=1.0)
 further than three times that is looked for anywhere."""
 ANYWHERE = GainPrior(sigma_gain=0.05, sigma_offset_kev=1.0)
 """Drift moves the gain, hardly the offset: left free, the two would stand in for each other."""
+BY_LINE = GainPrior(sigma_gain=0.01)
+"""A line is looked for within three per cent of where it stood: Co-60's stands nine away."""
 _REFERENCE_KEV = 1000.0
 
 
@@ -244,7 +254,13 @@ def _fit(followed: GainTrack, rules: SpectralRules) -> GainFit:
         fit = track(sample.counts, sample.live_s, TRACKED_KEV, rules.ground, near, top_kev)
         if fit.gain is not None:
             return fit
-    return track(sample.counts, sample.live_s, TRACKED_KEV, rules.ground, ANYWHERE, top_kev)
+    fit = track(sample.counts, sample.live_s, TRACKED_KEV, rules.ground, ANYWHERE, top_kev)
+    if fit.gain is not None:
+        return fit
+    # A background that is not the four shapes may still show the line of potassium.
+    peak_kev = rules.known.limits.resolution_662 * float(np.sqrt(661.7 * POTASSIUM_KEV))
+    prior = replace(BY_LINE, gain=followed.gain)
+    return of_line(sample.counts, TRACKED_KEV, peak_kev, prior) or fit
 
 
 def _after(followed: GainTrack, fit: GainFit, at: Stamp, limit: float) -> GainTrack:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agent.analysis.courses import Passage, weighted
+from agent.analysis.courses import COMPONENT_SD, Passage, weighted
 from agent.analysis.detect import FALL
 from agent.analysis.identify import Identification, identify
 from agent.analysis.model import Verdict
@@ -19,6 +19,8 @@ from agent.records import Category, NuclideNamed
 NATURAL = ("K-40", "Ra-226", "Th-232")
 NATURAL_SIGMA = 4.0
 """A natural nuclide is named above so many standard deviations."""
+LOADED_SD = 0.1
+"""K, U or Th of a load that hides something: 1 σ of each, as a share of the background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,14 @@ def named(
         natural.masked_profile if natural.is_masking else _profile(found, len(slices), slice_s)
     )
     spectrum, base, held = weighted(counts, expected, profile)
-    share = held / max(passage.background_slices, 1e-9)
-    said = identify(spectrum, base, rules.shapes.norm.shapes, rules.known, background_share=share)
+    said = identify(
+        spectrum,
+        base,
+        rules.shapes.norm.shapes,
+        rules.known,
+        background_share=held / max(passage.background_slices, 1e-9),
+        component_sd=LOADED_SD if natural.is_masking else COMPONENT_SD,
+    )
     return Named(
         category=_category(said),
         nuclides=tuple(

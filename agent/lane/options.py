@@ -138,6 +138,18 @@ class EnergyCalibrationOptions:
             raise ValueError(f"valid_until = {self.valid_until!r}: expected a day after measured")
 
 
+Plate = Annotated[str, Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypePlateOptions:
+    """Table ``[devices.NAME.type_plate]``: which instrument it is; empty: nobody has said."""
+
+    manufacturer: Annotated[Plate, Meta(description="who made it")] = ""
+    model: Annotated[Plate, Meta(description="its model")] = ""
+    serial_number: Annotated[Plate, Meta(description="its serial number")] = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmOptions:
     """A portal's own settings as its display shows them, and how its panels are called.
@@ -177,6 +189,10 @@ class RpmOptions:
     energy: Annotated[
         EnergyCalibrationOptions | None,
         Meta(description="energy scale of a spectroscopic device; absent: the device's own"),
+    ] = None
+    type_plate: Annotated[
+        TypePlateOptions | None,
+        Meta(description="which instrument it is, for the files of its alarms; absent: not said"),
     ] = None
     gain_tracking: Annotated[
         bool,
@@ -413,13 +429,27 @@ class ContactOptions:
             "an operational test and no passage"
         ),
     ] = None
+    metal_test_of: Annotated[
+        dict[str, str],
+        Meta(
+            description="metal detectors with a key switch of their own, each with its switch; "
+            "metal_test is for all others",
+            max_length=16,
+        ),
+    ] = field(default_factory=dict)
 
     @property
     def named(self) -> tuple[str, ...]:
         """Return every name that has a role here."""
-        single = (self.barrier_closed, self.barrier_open, self.metal_test)
-        names = tuple(name for name in single if name)
+        single = (self.barrier_closed, self.barrier_open)
+        names = (*(name for name in single if name), *self.test_switches)
         return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *names)
+
+    @property
+    def test_switches(self) -> tuple[str, ...]:
+        """Return the key switches of metal detectors' tests; one for several stands once."""
+        own = dict.fromkeys(self.metal_test_of.values())
+        return (*own, self.metal_test) if self.metal_test else tuple(own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

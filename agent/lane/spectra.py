@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.analysis import model
+from agent.analysis import learning, model
 from agent.analysis.energy import on_grid
 from agent.analysis.model import Model
 from agent.lane import energies, gain_tracking, spectral_part
@@ -209,7 +209,7 @@ def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tupl
     gross_cps = float(rate_cps.sum())
     if spectra.assumed is None or _has_drifted(gross_cps, spectra.assumed_cps):
         options = rules.options
-        made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
+        made = learning.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
         spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
     assert spectra.assumed is not None
     return spectra, spectra.assumed

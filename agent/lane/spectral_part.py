@@ -9,7 +9,7 @@ import numpy as np
 from agent.analysis import model
 from agent.analysis.model import STATISTICS, Verdict
 from agent.lane import gain_tracking, naming
-from agent.lane.alarms import Finding, latch
+from agent.lane.alarms import Finding, latch, stated_p, worded_p
 from agent.lane.naming import Named
 from agent.lane.slices import Floats, Slice
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
@@ -17,7 +17,6 @@ from agent.records import Evidence, Severity, SpectralPart
 
 LEAST_BACKGROUND_S = 10.0
 """With less exposure of the empty lane nothing is judged."""
-LEAST_P = 1e-300
 NORM_LOOK_P = 0.05
 """A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
 
@@ -75,7 +74,8 @@ def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[Spectra
     found = model.verdict(passage.model, stream)
     is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
     named = None
-    if is_alarm or float(found.p) < NORM_LOOK_P:
+    is_asked = is_alarm or any(a.kind == "gamma" for a in transit.alarms)
+    if is_asked or float(found.p) < NORM_LOOK_P:
         exposure_s = float(passage.background_s[passage.used].mean())
         summed_up = [summed(passage, each) for each in passage.slices]
         named = naming.named(summed_up, exposure_s, found, rules)
@@ -83,9 +83,9 @@ def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[Spectra
         part,
         alarm=is_alarm,
         statistic=STATISTICS[int(found.statistic)],
-        p=max(float(f"{float(found.p):.4g}"), LEAST_P),
+        p=stated_p(float(found.p)),
     )
-    if named is not None and (is_alarm or named.norm):
+    if named is not None and (is_alarm or named.norm or (is_asked and named.nuclides)):
         part = replace(
             part,
             category=named.category,
@@ -102,7 +102,7 @@ def finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
     rules = turn.rules.spectral
     assert rules is not None
-    p = max(float(f"{float(found.p):.4g}"), LEAST_P)
+    p = stated_p(float(found.p))
     statistic = STATISTICS[int(found.statistic)]
     detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
     device = detectors[0].partition("/")[0]
@@ -112,7 +112,7 @@ def finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
     severity: Severity = "high"
     if category in {"medical", "NORM"}:
         severity = "elevated"
-    text = f"{device}: spectrum no benign traffic gives (p = {p:.1e}); {says}"
+    text = f"{device}: spectrum no benign traffic gives ({worded_p(p)}); {says}"
     return Finding(
         kind="spectral",
         source="agent",

@@ -258,6 +258,8 @@ class MetalTest:
     """The operational test of a metal detector that runs now, and what it has seen."""
 
     started: Stamp
+    switch: tuple[str, str]
+    """The key switch (module, contact) that announced it, and whose release ends it."""
     alarms: int = 0
     passages: int = 0
 
@@ -473,6 +475,23 @@ class Shown:
     vehicles: int
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """How one detector of a spectrometer counted last.
+
+    ``heard`` None: never. ``silent_s``: how long it has counted nothing [s]. ``rate_cps``: of its
+    last interval, ``least_rate_cps``: the lesser of its last two [counts/s of real time].
+    ``live_share`` and ``most_live_share``: live over real time, the same way.
+    """
+
+    heard: Stamp | None = None
+    silent_s: float = 0.0
+    rate_cps: float = 0.0
+    least_rate_cps: float = 0.0
+    live_share: float = 1.0
+    most_live_share: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenignPassages:
     """The last passages that nothing else speaks against, judged with the same thresholds.
@@ -511,8 +530,8 @@ class LaneState:
     """The tests that run now, by metal detector."""
     metal_tested: Mapping[str, Stamp] = field(default_factory=dict)
     """When each metal detector passed its last test, as long as that holds."""
-    test_switch: tuple[str, str] | None = None
-    """The switch (module, contact) that announced the last test."""
+    switches_left_on: frozenset[tuple[str, str]] = frozenset()
+    """The test switches (module, contact) that were on for too long, until they fall."""
     contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Each contact's level by (device, name); None: nobody can say."""
     presences: Mapping[str, Presence] = field(default_factory=dict)
@@ -523,6 +542,8 @@ class LaneState:
     barrier: Barrier | None = None
     spectra: Spectra | None = None
     windows: Windows | None = None
+    panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
+    """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
     """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()

@@ -48,12 +48,23 @@ def _is_benign(transit: Transit, part: SpectralPart) -> bool:
     return not is_named and part.background_quality != "learning"
 
 
+def _learned_from(turn: Turn, part: SpectralPart) -> int | None:
+    """Return of how many passages the thresholds were learned; None: they are by formula."""
+    if part.provisional:
+        return None
+    for rules in (turn.rules.spectral, turn.rules.windows):
+        model = None if rules is None else rules.model
+        if model is not None and model.together is not None:
+            return model.together.passes
+    return None
+
+
 def _judge(turn: Turn, part: SpectralPart, p: tuple[float, ...]) -> None:
     device = part.devices[0]
     holds = 1.0
     if len(p) >= LEAST:
         rate = part.false_alarm_rate
-        holds = holds_p(np.array(p), rate, is_learned=not part.provisional)
+        holds = holds_p(np.array(p), rate, learned_from=_learned_from(turn, part))
     stands = (device, CODE) in turn.state.standing
     alarms = sum(each < part.false_alarm_rate for each in p)
     text = (

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.model import STATISTICS, Model, Verdict
 from agent.analysis.shapes import window_shapes
-from agent.lane.alarms import Finding, latch
+from agent.lane.alarms import Finding, latch, stated_p, worded_p
 from agent.lane.occupancy import background_of, portal_of, put, unsealed_transit
 from agent.lane.options import WindowRules
 from agent.lane.slices import Floats
-from agent.lane.spectral_part import LEAST_P
 from agent.lane.state import PassWindows, Transit, Turn, Windows
 from agent.records import Evidence, SpectralPart
 from drivers.readings import WindowBackground, WindowCounts
@@ -104,7 +104,7 @@ def _model(
     has_drifted = abs(gross_cps - held.assumed_cps) > MODEL_DRIFT * held.assumed_cps
     if assumed is None or has_drifted or not _fits(assumed, cps, slice_s):
         rate = rules.options.false_alarm_rate
-        assumed = detection.assume(window_shapes(len(cps)), cps, slice_s, rate)
+        assumed = learning.assume(window_shapes(len(cps)), cps, slice_s, rate)
         held = replace(held, assumed=assumed, assumed_cps=gross_cps)
     return held, assumed, None
 
@@ -164,7 +164,7 @@ def finish(turn: Turn, transit: Transit) -> Transit:
     if passage.stream is None or passage.model is None or not passage.slices:
         return replace(transit, spectral=part)
     found = detection.verdict(passage.model, detection.end(passage.model, passage.stream))
-    p = _p(found)
+    p = stated_p(float(found.p))
     is_alarm = passage.is_alarmed or p < rules.options.false_alarm_rate
     part = replace(
         part,
@@ -201,18 +201,14 @@ def _part(rules: WindowRules, passage: PassWindows) -> SpectralPart:
     )
 
 
-def _p(found: Verdict) -> float:
-    return max(float(f"{float(found.p):.4g}"), LEAST_P)
-
-
 def _finding(rules: WindowRules, found: Verdict, *, is_over: bool) -> Finding:
     """Return the alarm; windows name nothing, so it ranks high."""
-    statistic = STATISTICS[int(found.statistic)]
+    statistic, p = STATISTICS[int(found.statistic)], stated_p(float(found.p))
     evidence = Evidence(
         test=statistic,
         statistic=round(float(found.z), 3),
         threshold=rules.options.false_alarm_rate,
-        p=_p(found),
+        p=p,
         window_s=round(2.0 * float(found.half_width_s), 2),
     )
     return Finding(
@@ -221,7 +217,7 @@ def _finding(rules: WindowRules, found: Verdict, *, is_over: bool) -> Finding:
         code=f"windows_{statistic}",
         severity="high",
         device=rules.device,
-        text=f"{rules.device}: energy windows no benign traffic gives (p = {_p(found):.1e})",
+        text=f"{rules.device}: energy windows no benign traffic gives ({worded_p(p)})",
         evidence=(evidence,),
         detectors=(f"{rules.device} windows",),
         category="unknown" if is_over else None,

@@ -17,9 +17,11 @@ from rich.table import Table
 from scipy.special import bdtrc
 
 from agent import config as configuration
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.energy import sqrt_grid
-from agent.analysis.model import LEAST_TO_LEARN, Model, Shapes
+from agent.analysis.learning import LEAST_TO_LEARN
+from agent.analysis.model import Model, Shapes
 from agent.analysis.shapes import window_shapes
 from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import wrong
@@ -257,8 +259,8 @@ def learn(
     p = np.zeros(0)
     uniform = None
     if not reasons:
-        p = _held_out(benign.summed, shapes, slice_s, far, progress)
-        uniform = uniformity_p(p)
+        p, learned_from = _held_out(benign.summed, shapes, slice_s, far, progress)
+        uniform = uniformity_p(p, learned_from)
         reasons += _not_held(p, uniform, far)
     learned = None
     if not reasons:
@@ -295,24 +297,27 @@ def _too_few(passes: int, far: float) -> list[str]:
 
 def _held_out(
     summed: Summed, shapes: Shapes, slice_s: float, far: float, progress: Progressing
-) -> Floats:
+) -> tuple[Floats, int | None]:
+    """Return p of each passage by a model of the others, and of how few its tails were learned."""
     passes = len(summed.counts)
     done = progress(f"holding {passes} passages out in {FOLDS} parts", FOLDS)
-    p = np.empty(passes)
+    p, learned_from = np.empty(passes), None
     for part in np.array_split(np.arange(passes), FOLDS):
         rest = np.setdiff1d(np.arange(passes), part)
         learned = _model(summed, rest, shapes, slice_s, far)
         some = summed.some(part)
         p[part] = detection.judge(learned, some.counts, some.expected, some.background).p
+        if learned.together is not None:
+            learned_from = learned.together.passes
         done(1)
-    return p
+    return p, learned_from
 
 
 def _model(
     summed: Summed, which: NDArray[np.intp], shapes: Shapes, slice_s: float, far: float
 ) -> Model:
     some = summed.some(which)
-    return detection.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
+    return learning.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
 
 
 def _not_held(p: Floats, uniform: float, far: float) -> list[str]:
@@ -353,8 +358,8 @@ def section(output: Path, learned: Learned, before: str | None, options: Spectra
 
 
 def _modes(model: Model) -> int:
-    """Return how many energy modes traffic taught, beside K, U and Th."""
-    return int(model.nuisance.modes.shape[1]) - len(model.shapes.norm.names)
+    """Return how many energy modes traffic taught, beside those of loads."""
+    return int(model.nuisance.modes.shape[1]) - len(model.shapes.loads.names)
 
 
 def _unlikely(learned: Learned, benign: Benign) -> list[tuple[str, int, float]]:

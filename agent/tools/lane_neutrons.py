@@ -39,10 +39,13 @@ class LaneNeutrons:
             middle_us = ended_us - round(0.5e6 * reading.real_time_s)
             self._heard.append((middle_us, device, reading))
 
-    def booked(self, passages: Sequence[Spans]) -> tuple[NDArray[np.int64], Floats] | None:
-        """Return counts and live time (pass, slice, detector) [s]; None: none were heard in any.
+    def booked(
+        self, passages: Sequence[Spans], slice_s: float
+    ) -> tuple[NDArray[np.int64] | None, Floats | None]:
+        """Return counts and live time (pass, slice, detector) [s].
 
-        A slice without an interval has no live time, which is not the same as no neutrons.
+        Counts None: none were heard in any. Live time None: it is ``slice_s`` in every slice. A
+        slice without an interval has none, which is not the same as no neutrons.
         """
         length = max((len(spans) for spans in passages), default=0)
         shape = (len(passages), length, sum(self._widths.values()))
@@ -58,4 +61,7 @@ class LaneNeutrons:
                 columns = slice(column, column + len(reading.counts))
                 counts[number, at, columns] += reading.counts
                 live_s[number, at, columns] += reading.real_time_s
-        return (counts, live_s) if live_s.any() else None
+        if not live_s.any():
+            return None, None
+        real = np.arange(length) < np.array([len(spans) for spans in passages])[:, None]
+        return counts, None if np.allclose(live_s[real], slice_s) else live_s

@@ -174,7 +174,7 @@ class LanePasses:
             background[number, :known] = np.rint(each.background)
         said = [self._said.get(each.passage_id) for each in held]
         speeds = [None if p is None else p.speed_m_per_s for p in said]
-        neutrons = self._neutrons.booked([each.spans for each in held])
+        neutrons, neutron_live_s = self._neutrons.booked([each.spans for each in held], slice_s)
         return Passes(
             counts=counts,
             slices=np.array([len(each.counts) for each in held], dtype=np.intp),
@@ -184,8 +184,8 @@ class LanePasses:
             background_counts=background,
             background_s=np.array([each.background_s for each in held]),
             speed_m_per_s=np.array([np.nan if v is None else v for v in speeds]),
-            neutron_counts=None if neutrons is None else neutrons[0],
-            neutron_live_s=None if neutrons is None else neutrons[1],
+            neutron_counts=neutrons,
+            neutron_live_s=neutron_live_s,
             is_commission=np.array([p is not None and not p.alarm_ids for p in said]),
             truth=None,
             strength_cps=None,

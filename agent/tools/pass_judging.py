@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.gross import neutron_tail_p
-from agent.analysis.model import LEAST_TO_LEARN, STATISTICS, Model, Shapes, Verdict
+from agent.analysis.learning import LEAST_TO_LEARN
+from agent.analysis.model import STATISTICS, Model, Shapes, Verdict
 from agent.tools.pass_spectra import CHUNK, Summed
 from agent.tools.passes import Passes, PassesError
 
@@ -28,14 +30,14 @@ def model_of(commission: Summed, test: Summed, shapes: Shapes, slice_s: float, f
     """Return the model learned from the commission passages, or a provisional one for too few."""
     taught = commission.some(np.flatnonzero(commission.is_judged))
     if len(taught.counts) >= LEAST_TO_LEARN:
-        return detection.learn(
+        return learning.learn(
             taught.counts, taught.expected, taught.background, shapes, slice_s, far
         )
     source = taught if len(taught.counts) else test.some(np.flatnonzero(test.is_judged))
     if not len(source.counts):
         raise PassesError("no pass has a working detector with a background")
     rate = source.background.sum(axis=0) / source.background_s.sum()
-    return detection.assume(shapes, rate, slice_s, far)
+    return learning.assume(shapes, rate, slice_s, far)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

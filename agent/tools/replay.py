@@ -198,9 +198,9 @@ class Replay:
             yield Timed(stamp=stamp, device=line.device, reading=reading)
 
     def _decode(self, driver: PolledDriver, line: CapturedRegisters) -> list[Reading]:
-        asked = (line.table, line.address, len(line.registers))
+        asked = (line.table, line.address, len(line.registers), line.written)
         for block in driver.blocks():
-            if (block.table, block.address, block.count) == asked:
+            if (block.table, block.address, block.values, block.written) == asked:
                 return driver.decode(block, line.registers)
         self.summary.refused[Reason.UNKNOWN.value] += 1
         return []
