@@ -223,7 +223,7 @@ def _passes_of(path: Path, arguments: argparse.Namespace, lane: LaneConfig) -> P
         pass
     passes = watch.passes()
     if passes is None:
-        raise PassesError(f"{path.name}: no passage in it has spectra and a background before it")
+        raise PassesError(f"{path.name}: no passage in it has spectra or windows and a background")
     return passes
 
 
