@@ -66,9 +66,9 @@ def named(
 ) -> list[Outcome]:
     """Return what was said of every test source at one strength.
 
-    The baseline is asked where it has templates of its own, as usual passes.
+    The baseline, which has the matched templates, is asked at the judged strength alone.
     """
-    with_baseline = arm.name == "matched" and under is USUAL
+    with_baseline = arm.name == "matched" and under is USUAL and cps == JUDGED_AT_CPS
     rng = np.random.default_rng((seed, int(cps)))
     outcomes = []
     for done, source in enumerate(SOURCES):
