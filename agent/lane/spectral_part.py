@@ -78,7 +78,7 @@ def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[Spectra
     if is_asked or float(found.p) < NORM_LOOK_P:
         exposure_s = float(passage.background_s[passage.used].mean())
         summed_up = [summed(passage, each) for each in passage.slices]
-        named = naming.named(summed_up, exposure_s, found, rules)
+        named = naming.named(summed_up, exposure_s, found, rules, is_alarm=is_alarm)
     part = replace(
         part,
         alarm=is_alarm,
