@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tomllib
 from dataclasses import replace
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agent_process import newest_passages, rpm_lane, running_agent, until, write_config
 from delivery_bench import check_message
 from lane_bench import Bench
+from mosquitto import running_mosquitto
 
 from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.shapes import window_shapes
 from agent.cli import main
+from agent.clock import Clock
 from agent.config import load_lane
 from agent.config.model_file import load_model, load_window_model, model_bytes
 from agent.config.problems import ConfigError
@@ -26,6 +30,9 @@ from agent.lane.options import SpectralOptions, WindowRules
 from agent.lane.state import LaneState
 from agent.tools.passes import Passes, write_passes
 from drivers.readings import WindowBackground, WindowCounts
+from simulators.centre import Centre
+from simulators.lane import LaneSimulator
+from simulators.scene import Scene
 
 SEED = 20261123
 EMPTY_CPS = np.array([408.0, 582.0, 290.0, 288.0])
@@ -33,6 +40,22 @@ SLICE_S, BACKGROUND_S = 0.2, 20.0
 LONG_S = 8.0
 OPTIONS = SpectralOptions()
 LOGS = Path(__file__).resolve().parents[2] / "shared/data/lane-logs"
+SCENE = """
+title = "windows"
+seed = 4
+portal.controller = "sc-880"
+
+[[vehicle]]
+id = "clean"
+at_s = 12.0
+length_m = 8.0
+
+[[vehicle]]
+id = "source"
+at_s = 32.0
+length_m = 8.0
+gamma = { peak_cps = 2500.0, offset_m = 4.0 }
+"""
 LANE = """
 [devices.rpm]
 driver = "rpm.rapiscan"
@@ -300,6 +323,36 @@ def test_spectra_teach_a_lane_of_windows_nothing(tmp_path, capsys):
     write_passes(source, passes_of(4, edges_kev=edges))
     assert main(["calibrate", "threshold", str(source), "--lane", str(file)]) == 2
     assert "it holds spectra; this lane learns from energy windows" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ the daemon
+
+
+@pytest.mark.broker
+def test_the_daemon_judges_the_windows_of_a_simulated_portal(tmp_path):
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    with running_mosquitto(folder) as broker, Centre("127.0.0.1", broker.port) as centre:
+        assert centre.wait_for(lambda: centre.is_connected)
+        passages = asyncio.run(_scene(tmp_path, broker, centre))
+    parts = [passage["spectral"] for passage in passages]
+    assert [part["detectors"] for part in parts] == [["rpm windows"]] * 2
+    assert [part["alarm"] for part in parts] == [False, True]
+    assert all(part["provisional"] and part["slices"] > 20 for part in parts)
+    assert parts[1]["p"] < OPTIONS.false_alarm_rate <= parts[0]["p"]
+
+
+async def _scene(tmp_path, broker, centre):
+    lane = LaneSimulator(Scene.from_text(SCENE), time_scale=10.0)
+    ports = await lane.start()
+    text = rpm_lane(ports.portal) + "\nsilence_s = 60.0\n\n[spectral]\n"
+    directory = write_config(tmp_path, broker.port, {"in-1": text})
+    try:
+        async with running_agent(directory, Clock(time_scale=10.0)):
+            await until(lambda: len(newest_passages(centre)) == 2, 20, what="two passages")
+    finally:
+        await lane.close()
+    return newest_passages(centre)
 
 
 # ------------------------------------------------------------------ a real portal
