@@ -331,7 +331,8 @@ def test_a_server_that_went_away_is_gone_and_found_again(kind):
 
     gone, again, port = asyncio.run(scene())
     assert isinstance(gone, GoneError)
-    assert isinstance(again, GoneError)
+    # The number of a closed pseudo-terminal may be another process' by now, where nobody answers.
+    assert isinstance(again, GoneError if kind == "tcp" else (GoneError, NoReplyError))
     assert port in str(again)
 
 
