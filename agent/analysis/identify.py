@@ -29,6 +29,7 @@ WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
 
 _SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
+_SNM_NOTED = 0.1  # probability of SNM that is told beside another category
 _LEAST_COUNTS = 0.5  # a bin; a peak covers some
 
 
@@ -268,11 +269,16 @@ class _Judgement:
                 for item in found
                 if item.category == SNM and signatures[item.name] < limits.signature_z
             )
+            doubts.extend(
+                f"{item.nuclide} is {100 * item.share:.0f} % beside others, whose shape may be wrong"
+                for item in found
+                if item.category == SNM and item.share < limits.snm_share
+            )
             if snm < limits.named_snm:
                 doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
             elif not doubts:
                 return SNM, ()
-        elif snm >= 1.0 - limits.named_snm:
+        elif snm >= _SNM_NOTED:
             is_open = snm >= limits.open_snm
             (doubts if is_open else notes).append(f"SNM is not excluded (probability {snm:.2f})")
         if not doubts and self._worst(worst) < limits.named:
