@@ -264,19 +264,8 @@ class _Judgement:
             doubts.append(f"a peak at {left[1]:.0f} keV is not explained ({left[0]:.1f} σ)")
         snm = categories.get(SNM, 0.0)
         if worst == SNM:
-            doubts.extend(
-                f"{item.nuclide} shows nothing of its own above 110 keV"
-                for item in found
-                if item.category == SNM and signatures[item.name] < limits.signature_z
-            )
-            doubts.extend(
-                f"{item.nuclide} is {100 * item.share:.0f} % beside others, whose shape may be wrong"
-                for item in found
-                if item.category == SNM and item.share < limits.snm_share
-            )
-            if snm < limits.named_snm:
-                doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
-            elif not doubts:
+            doubts += self._snm_doubts(found, snm, signatures)
+            if not doubts:
                 return SNM, ()
         elif snm >= _SNM_NOTED:
             is_open = snm >= limits.open_snm
@@ -284,6 +273,22 @@ class _Judgement:
         if not doubts and self._worst(worst) < limits.named:
             doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
         return (UNKNOWN if doubts else worst), (*doubts, *notes)
+
+    def _snm_doubts(
+        self, found: tuple[Found, ...], snm: float, signatures: Mapping[str, float]
+    ) -> list[str]:
+        """Return why SNM, the worst found, is not certain."""
+        limits = self._limits
+        doubts = []
+        for item in found:
+            if item.category == SNM and signatures[item.name] < limits.signature_z:
+                doubts.append(f"{item.nuclide} shows nothing of its own above 110 keV")
+            if item.category == SNM and item.share < limits.snm_share:
+                part = f"{100 * item.share:.0f} %"
+                doubts.append(f"{item.nuclide} is {part} beside others, whose shape may be wrong")
+        if snm < limits.named_snm:
+            doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
+        return doubts
 
     def _contenders(self) -> tuple[tuple[str, ...], ...]:
         near = [m for m in self._models if m.evidence > self._models[0].evidence - _CONTENDER]
