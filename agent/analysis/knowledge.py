@@ -17,10 +17,9 @@ _OFTEN = """
     F-18 I-131 Tc-99m Tl-201
     K-40 Ra-226 Th-232
 """
-# The rest of the portal standards' lists (ANSI N42.38, unconfirmed) and of present medicine. U-233
-# is on those lists and not here: it lies in a few stores, and its lines are much like Cr-51's.
+# The rest of the portal standards' lists (ANSI N42.38, unconfirmed) and of present medicine.
 _LISTED = """
-    Np-237 Pu-239 U-235 U-238
+    Np-237 Pu-239 U-233 U-235 U-238
     Am-241-Be Ba-133 Bi-207 Cd-109 Cf-252 Co-57 Eu-152 Mn-54 Na-22 Se-75 Th-228
     Ac-225 Cr-51 Cu-64 Ga-67 Ga-68 I-123 I-124 In-111 Lu-177 Mo-99 Ra-223 Rb-82 Re-186 Re-188
     Sm-153 Xe-133 Zr-89
