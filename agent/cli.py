@@ -444,7 +444,8 @@ def _add_calibrate_threshold(kinds: argparse._SubParsersAction[argparse.Argument
     parser = kinds.add_parser(
         "threshold",
         help="learn from a lane's benign passages when its spectra are to alarm",
-        description="Learns from the passages without any alarm, judges each by models that have "
+        description="Learns from the passages without any alarm, of spectra or of a portal's "
+        "energy windows, judges each by models that have "
         "not seen it, and writes a file that thresholds_file in [spectral] names. Exit code 0: the "
         "data support thresholds; 1: they do not, and it says why.",
     )

@@ -317,6 +317,22 @@ class NuclideNamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorGain:
+    """The energy scale that one detector's spectra were read with.
+
+    True energy = ``offset_kev`` + ``gain`` × the energy of its calibration. ``age_s``: how long
+    before the passage's end the natural background confirmed it [s]; None: it was not measured
+    yet, and the calibration stands as it is.
+    """
+
+    detector: str
+    gain: float
+    offset_kev: float
+    sigma_gain: float | None
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpectralPart:
     """What the spectra of one passage come to."""
 
@@ -346,6 +362,8 @@ class SpectralPart:
     background_quality: BackgroundQuality
     calibration: str | None
     """Which learned thresholds it was made with; None: none are learned."""
+    gains: tuple[DetectorGain, ...] = ()
+    """Of the detectors whose gain is tracked."""
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]
@@ -399,6 +417,16 @@ class DetectorBackground:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TypePlate:
+    """Which instrument a device is, as the technician read it off; "": not said."""
+
+    device: str
+    manufacturer: str
+    model: str
+    serial_number: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventSource:
     """Everything that the file of one alarming passage tells, as the lane knew it at its end."""
 
@@ -421,6 +449,8 @@ class EventSource:
     """What each counting portal or monitor judged against."""
     device_nuclides: tuple[tuple[str, tuple[NuclideFound, ...]], ...]
     """What devices named by themselves."""
+    plates: tuple[TypePlate, ...] = ()
+    """Of each device that measured and has one, in the lane's order."""
     spectral: SpectralPart | None = None
     material: str | None = None
     """What the crystals are made of; None: the lane judges no spectra."""
@@ -430,7 +460,17 @@ class EventSource:
 
 
 AuditKind = Literal[
-    "boot", "stop", "clock", "config", "gap", "drop", "settings", "output", "calibration", "test"
+    "boot",
+    "stop",
+    "clock",
+    "config",
+    "gap",
+    "drop",
+    "settings",
+    "output",
+    "calibration",
+    "test",
+    "gain",
 ]
 
 

@@ -20,6 +20,7 @@ from agent.lane.options import (
     ScaleOptions,
     SpectralOptions,
     SpectralRules,
+    WindowRules,
 )
 from drivers.base import DriverType, LineParameters
 
@@ -228,6 +229,7 @@ class LaneConfig:
         is_test: bool = False,
         identity_key: bytes | None = None,
         spectral: SpectralRules | None = None,
+        windows: WindowRules | None = None,
     ) -> LaneRules:
         """Return what the lane's reducer needs to know; see ``LaneRules``."""
         of_kind = {device.name: device.kind_options for device in self.devices}
@@ -250,6 +252,7 @@ class LaneConfig:
             pinned=pinned,
             is_test=is_test,
             spectral=spectral,
+            windows=windows,
         )
 
 

@@ -1,54 +1,44 @@
 """Owns every task: starts it, restarts it, reloads the configuration, stops in order.
 
-Here stands the only broad ``except``: a bug is logged with its traceback, becomes a fault, and
-restarts that lane slowly. Lanes are independent; nothing that happens in one cancels another.
+Here stands the broad ``except``: a bug is logged with its traceback, becomes a fault, and restarts
+that lane slowly. (The recorder has one more: a bug in an event's file costs only that file.) Lanes
+are independent; nothing that happens in one cancels another.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import platform
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agent import config as configuration
 from agent.clock import Backoff, Clock
-from agent.config.certificates import validity
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
-from agent.config.spectral import spectral_rules
+from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery import wire
-from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.forward import Uplink
-from agent.delivery.journal import JournalError, JournalStats, Stored
+from agent.delivery.journal import JournalError, Stored
 from agent.delivery.journal_thread import Journal
 from agent.delivery.retention import JournalEvent
-from agent.delivery.snapshots import (
-    About,
-    AboutDevice,
-    AboutLane,
-    Calibration,
-    ClockState,
-    ConfigReport,
-    DeviceSnapshot,
-    Figure,
-    Health,
-)
-from agent.delivery.wire import Encoder, Identity, WireError
+from agent.delivery.wire import Encoder, Identity
+from agent.display import Display
 from agent.evidence.event import EventFiles
-from agent.health import Notifier, Watchdog, temperature_c
+from agent.gateway_faults import GatewayFaults
+from agent.health import Notifier, Watchdog
 from agent.lane import annunciator
-from agent.lane.options import LaneRules, ScaleOptions
+from agent.lane.options import LaneRules
 from agent.lane.state import LaneState
-from agent.lane.step import is_occupied, is_vacant, snapshot, step
-from agent.link import Captured, DeviceLink, Lines, make_link
+from agent.lane.step import is_occupied, is_vacant, step
+from agent.link import DeviceLink, Lines, make_link
 from agent.outputs import Moved, OutputLink
-from agent.records import Alarm, Audit, LaneEvent, Passage, Record, Stop, Tick, Timed
+from agent.recorder import Recorder
+from agent.records import Audit, LaneEvent, Stop, Tick, Timed
 from agent.relay import Relay
+from agent.running_lane import RunningLane, have_same_devices, have_same_spectra
 from agent.settings import Config, DeviceConfig, LaneConfig
 from agent.version import SOFTWARE
 from drivers.readings import BadFrame
@@ -56,153 +46,18 @@ from drivers.readings import BadFrame
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-LANE_STATE_AFTER_S = 0.1
-"""A lane's snapshot follows its news by so long [wall seconds], once for all news meanwhile."""
 TICK_SLOTS = 5
 STATE_EVERY_TICKS = 5
 """A lane's and its devices' snapshots are renewed so often, the lane's at each record too."""
 HEALTH_EVERY_S = 60.0
 FIRST_HEALTH_S = 2.0
 WATCH_EVERY_S = 10.0
-RETRY_STORE_S = 1.0
 RESTART_FIRST_S, RESTART_CAP_S = 1.0, 60.0
 MOMENTARY = frozenset({"moved_aside", "dropped", "receipt_refused"})
 """What the journal tells of that is over as soon as it is said."""
-KEPT_UNSTORED = 10_000
-"""So many records wait for a disk that takes none; the next one is counted as lost, and said."""
-KEPT_UNSTORED_BLOB_BYTES = 32 << 20
-"""So much of their blobs; a record beyond it is kept without."""
 DRAIN_S = 3.0
 SAFE_S = 2.0
 """Outputs have so long to be made safe at an orderly stop [wall seconds]."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """One running lane: its state, its links and their tasks."""
-
-    config: LaneConfig
-    rules: LaneRules
-    state: LaneState = field(default_factory=LaneState)
-    links: dict[str, DeviceLink] = field(default_factory=dict)
-    outputs: dict[str, OutputLink] = field(default_factory=dict)
-    """Those of its links that show what the lane knows."""
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    relays: dict[str, tuple[Relay, asyncio.Task[None]]] = field(default_factory=dict)
-    """By device; one that is exchanged leaves the links alone."""
-    pending: tuple[LaneConfig, LaneRules] | None = None
-    """Options that take effect when the lane is vacant."""
-    ticks: int = 0
-    was_occupied: bool | None = None
-    publishing: asyncio.TimerHandle | None = None
-    """Set while the lane's snapshot waits to be renewed."""
-
-
-class Recorder:
-    """Brings records to the journal, and keeps them while the disk takes none.
-
-    The file of an event is written in a thread; what comes after it waits, so order is kept.
-    """
-
-    def __init__(self, journal: Journal, clock: Clock, files: EventFiles | None = None) -> None:
-        self._journal = journal
-        self._clock = clock
-        self._files = files
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._behind_file: deque[Record] = deque()
-        """A record whose file is being written, and those that came after it."""
-        self._writing: asyncio.Task[None] | None = None
-        self._blob_bytes = 0
-        self.lost = 0
-        """Records for which there was no room in memory either."""
-
-    def put(self, record: Record) -> None:
-        """Store the record; returns at once, order is kept."""
-        waiting = len(self._waiting) + len(self._behind_file)
-        if waiting >= KEPT_UNSTORED:
-            self.lost += 1
-            log.error("record=lost type=%s waiting=%d", type(record).__name__, waiting)
-            return
-        if not self._behind_file and not _has_event(record):
-            self._begin(record)
-            return
-        self._behind_file.append(record)
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write_files())
-
-    async def _write_files(self) -> None:
-        while self._behind_file:
-            first = self._behind_file[0]
-            if _has_event(first):
-                first = await self._with_file(first)
-            self._behind_file.popleft()
-            self._begin(first)
-
-    async def _with_file(self, record: Record) -> Record:
-        """Return the record with its file; a bug in the file costs the file, not the record."""
-        if self._files is None:
-            return record
-        try:
-            return await asyncio.to_thread(self._files.attach, record)
-        except Exception:
-            log.exception("bug task=event_file type=%s", type(record).__name__)
-            return record
-
-    def _begin(self, record: Record) -> None:
-        size_bytes = sum(len(blob.data) for blob in blobs_of(record))
-        if self._blob_bytes + size_bytes > KEPT_UNSTORED_BLOB_BYTES:
-            log.error("blobs=lost type=%s bytes=%d", type(record).__name__, size_bytes)
-            record, size_bytes = without_blobs(record), 0
-        self._blob_bytes += size_bytes
-        task = asyncio.get_running_loop().create_task(self._store(record))
-        self._waiting.add(task)
-        task.add_done_callback(lambda done: self._stored(done, size_bytes))
-
-    def _stored(self, task: asyncio.Task[None], size_bytes: int) -> None:
-        self._waiting.discard(task)
-        self._blob_bytes -= size_bytes
-
-    async def _store(self, record: Record) -> None:
-        is_first = True
-        while True:
-            try:
-                stored = await self._journal.append(record)
-            except JournalError as exc:
-                if is_first:
-                    log.error("journal=failed error=%s", exc)  # noqa: TRY400 - expected, no traceback
-                is_first = False
-                await self._clock.sleep(RETRY_STORE_S)
-            except WireError:
-                log.exception("record=unsayable type=%s", type(record).__name__)
-                return
-            else:
-                if isinstance(record, Alarm):
-                    _log_alarm(record, stored)
-                return
-
-    async def drain(self, within_s: float) -> None:
-        """Wait until all is stored, at most so long [s]."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                if self._writing is not None:
-                    await asyncio.wait({self._writing})
-                if self._waiting:
-                    await asyncio.wait(set(self._waiting))
-
-
-def _has_event(record: Record) -> bool:
-    return isinstance(record, Alarm | Passage) and record.event is not None
-
-
-def _log_alarm(alarm: Alarm, stored: Stored) -> None:
-    log.info(
-        "alarm=%s kind=%s code=%s lane=%s seq=%d",
-        alarm.phase,
-        alarm.kind,
-        alarm.code,
-        alarm.lane or "-",
-        stored.seq,
-    )
 
 
 class Supervisor:
@@ -246,15 +101,15 @@ class Supervisor:
         gateway = f"{config.gateway.site}/{config.gateway.gw}"
         files = EventFiles(gateway=gateway, creator=SOFTWARE)
         self._recorder = Recorder(self._journal, clock, files)
+        self._faults = GatewayFaults(self._recorder, clock)
+        self._display = Display(self._identity, clock, lambda: self._uplink)
         self._uplink = self._make_uplink(config)
         self._uplink_task: asyncio.Task[None] | None = None
         self._journal.on_stored = self._on_stored
         self._lines = Lines(clock)
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, RunningLane] = {}
         self._serials: dict[str, int] = {}
         """Where the names of a lane that was ended go on, should it begin again in this run."""
-        self._standing: dict[str, Alarm] = {}
-        self._serial = 0
         self._ticks = 0
         self._stopping = asyncio.Event()
         self._reload = asyncio.Event()
@@ -301,8 +156,7 @@ class Supervisor:
         for lane in lanes:
             await self._stop_lane(lane)
         await _cancel(own)
-        for code in tuple(self._standing):
-            self._clear(code)
+        self._faults.clear_all()
         self._audit("stop", {})
         await self._recorder.drain(DRAIN_S)
         await self._uplink.stop(DRAIN_S)
@@ -326,7 +180,7 @@ class Supervisor:
                     await work()
                 except Exception as exc:
                     log.exception("bug task=%s", name)
-                    self._fault(f"bug_{name}", f"{name}: {type(exc).__name__}; see the log")
+                    self._faults.say(f"bug_{name}", f"{name}: {type(exc).__name__}; see the log")
                     after_bug()
                 else:
                     return
@@ -342,7 +196,7 @@ class Supervisor:
 
     def _start_lane(self, config: LaneConfig) -> None:
         state = LaneState(serial=self._serials.get(config.lane_id, 0))
-        lane = Lane(config=config, rules=self._rules(config), state=state)
+        lane = RunningLane(config=config, rules=self._rules(config), state=state)
         self._lanes[config.lane_id] = lane
         for device in config.devices:
             self._start_device(lane, device)
@@ -350,10 +204,10 @@ class Supervisor:
         async def tick() -> None:
             await self._tick_lane(lane)
 
-        lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lambda: _forget_all(lane)))
+        lane.tasks.append(self._guard(f"{config.lane_id}_tick", tick, lane.forget))
         self._compute_spectral(lane)
 
-    def _compute_spectral(self, lane: Lane) -> None:
+    def _compute_spectral(self, lane: RunningLane) -> None:
         """Compute what the lane looks for in spectra beside its running; it takes seconds."""
         if lane.config.spectral is None:
             return
@@ -363,17 +217,18 @@ class Supervisor:
             config = lane.config
             try:
                 found = await asyncio.to_thread(spectral_rules, config)
+                windows = await asyncio.to_thread(window_rules, config)
             except configuration.ConfigError as exc:
-                self._fault(code, f"{config.lane_id}: spectra are not judged: {exc}")
+                self._faults.say(code, f"{config.lane_id}: spectra are not judged: {exc}")
                 return
-            self._clear(code)
-            if lane.config.spectral == config.spectral:
-                lane.rules = replace(lane.rules, spectral=found)
+            self._faults.clear(code)
+            if have_same_spectra(lane.config, config):
+                lane.rules = replace(lane.rules, spectral=found, windows=windows)
                 log.info("lane=%s spectral=ready", config.lane_id)
 
         lane.tasks.append(self._guard(code, compute))
 
-    def _start_device(self, lane: Lane, device: DeviceConfig) -> None:
+    def _start_device(self, lane: RunningLane, device: DeviceConfig) -> None:
         link = self._make_link(lane, device)
         lane.links[device.name] = link
         self._start_relay(lane, device)
@@ -382,9 +237,9 @@ class Supervisor:
             await link.run()
 
         name = f"{lane.config.lane_id}_{device.name}"
-        lane.tasks.append(self._guard(name, run, lambda: _forget_all(lane)))
+        lane.tasks.append(self._guard(name, run, lane.forget))
 
-    def _make_link(self, lane: Lane, device: DeviceConfig) -> DeviceLink:
+    def _make_link(self, lane: RunningLane, device: DeviceConfig) -> DeviceLink:
         label = f"{device.name} {lane.config.lane_id}"
         if device.driver.is_output:
             lane.outputs[device.name] = link = OutputLink(
@@ -405,10 +260,10 @@ class Supervisor:
             sink=lambda event: self._take(lane, event),
             lines=self._lines,
             label=label,
-            tap=lambda _, captured: _relayed(lane, device.name, captured),
+            tap=lambda _, captured: lane.relayed(device.name, captured),
         )
 
-    def _say_moved(self, lane: Lane, device: str, moved: Moved) -> None:
+    def _say_moved(self, lane: RunningLane, device: str, moved: Moved) -> None:
         """Record a movement of the barrier, done or not."""
         data: dict[str, object] = {
             "device": device,
@@ -422,7 +277,7 @@ class Supervisor:
             Audit(stamp=moved.stamp, kind="output", lane=lane.config.lane_id, data=data)
         )
 
-    def _start_relay(self, lane: Lane, device: DeviceConfig) -> None:
+    def _start_relay(self, lane: RunningLane, device: DeviceConfig) -> None:
         config = relay_of(device.common)
         if config is None:
             return
@@ -430,9 +285,9 @@ class Supervisor:
 
         def on_trouble(text: str | None) -> None:
             if text is None:
-                self._clear(f"relay_{name}")
+                self._faults.clear(f"relay_{name}")
             else:
-                self._fault(f"relay_{name}", text)
+                self._faults.say(f"relay_{name}", text)
 
         label = f"{device.name} {lane.config.lane_id}"
         relay = Relay(config, clock=self._clock, label=label, on_trouble=on_trouble)
@@ -442,13 +297,13 @@ class Supervisor:
 
         lane.relays[device.name] = relay, self._guard(f"{name}_relay", run)
 
-    async def _stop_relay(self, lane: Lane, device: str) -> None:
+    async def _stop_relay(self, lane: RunningLane, device: str) -> None:
         if device in lane.relays:
             _, task = lane.relays.pop(device)
             await _cancel([task])
-            self._clear(f"relay_{lane.config.lane_id}_{device}")
+            self._faults.clear(f"relay_{lane.config.lane_id}_{device}")
 
-    async def _exchange_relays(self, lane: Lane, new: LaneConfig) -> None:
+    async def _exchange_relays(self, lane: RunningLane, new: LaneConfig) -> None:
         """Let the relays be as configured now: nothing in the lane hangs on them."""
         running = {device: relay.config for device, (relay, _) in lane.relays.items()}
         changed = [d for d in new.devices if running.get(d.name) != relay_of(d.common)]
@@ -457,7 +312,7 @@ class Supervisor:
         for device in changed:
             self._start_relay(lane, device)
 
-    async def _stop_lane(self, lane: Lane) -> None:
+    async def _stop_lane(self, lane: RunningLane) -> None:
         """Make its outputs safe, end its links, then close and say what is open in it."""
         await self._make_safe(lane)
         await _cancel(lane.tasks)
@@ -468,15 +323,15 @@ class Supervisor:
             del self._lanes[lane.config.lane_id]
         self._step(lane, Stop(stamp=self._clock.stamp()))
         self._serials[lane.config.lane_id] = lane.state.serial
-        self._publish_lane(lane)
+        self._display.renew_lane(lane)
 
-    async def _make_safe(self, lane: Lane) -> None:
+    async def _make_safe(self, lane: RunningLane) -> None:
         """Write the safe state to the lane's outputs, which then take no more wishes."""
         links = tuple(lane.outputs.values())
         lane.outputs.clear()
         await asyncio.gather(*(link.make_safe(SAFE_S) for link in links))
 
-    def _take(self, lane: Lane, event: LaneEvent) -> None:
+    def _take(self, lane: RunningLane, event: LaneEvent) -> None:
         """Step the lane; a link calls this for each event, in order."""
         self._step(lane, event)
         if isinstance(event, Timed):
@@ -488,7 +343,7 @@ class Supervisor:
                 topic = wire.live_topic(self._identity, lane.config.lane_id, live[0])
                 self._uplink.live(topic, live[1])
 
-    def _step(self, lane: Lane, event: LaneEvent) -> None:
+    def _step(self, lane: RunningLane, event: LaneEvent) -> None:
         lane.state, records = step(lane.state, event, lane.rules)
         for record in records:
             self._recorder.put(record)
@@ -498,19 +353,19 @@ class Supervisor:
             link.want(shown.levels, shown.command)
         if records or occupied != lane.was_occupied:
             lane.was_occupied = occupied
-            self._publish_lane_soon(lane)
+            self._display.renew_lane_soon(lane)
         if lane.pending is not None and is_vacant(lane.state):
-            before = lane.config.spectral
-            spectral = lane.rules.spectral
+            before = lane.config
+            spectral, windows = lane.rules.spectral, lane.rules.windows
             lane.config, lane.rules = lane.pending
             lane.pending = None
-            if lane.config.spectral == before:
-                lane.rules = replace(lane.rules, spectral=spectral)
+            if have_same_spectra(lane.config, before):
+                lane.rules = replace(lane.rules, spectral=spectral, windows=windows)
             else:
                 self._compute_spectral(lane)
             log.info("lane=%s options=exchanged", lane.config.lane_id)
 
-    async def _tick_lane(self, lane: Lane) -> None:
+    async def _tick_lane(self, lane: RunningLane) -> None:
         """Let time pass in the lane, and renew its snapshots, not in one moment with the others."""
         await self._clock.sleep(TICK_S * (len(self._lanes) % TICK_SLOTS) / TICK_SLOTS)
         lane.ticks = len(self._lanes)
@@ -519,8 +374,8 @@ class Supervisor:
             lane.ticks += 1
             self._step(lane, Tick(stamp=self._clock.stamp()))
             if lane.ticks % STATE_EVERY_TICKS == 0:
-                self._publish_lane(lane)
-                self._publish_devices(lane)
+                self._display.renew_lane(lane)
+                self._display.renew_devices(lane)
 
     async def _clock_forever(self) -> None:
         while True:
@@ -551,7 +406,7 @@ class Supervisor:
             journal=self._journal,
             clock=self._clock,
             software=SOFTWARE,
-            about=lambda: self._about()[1],
+            about=lambda: self._display.about(self._lanes)[1],
         )
 
     def _on_stored(self, stored: Stored) -> None:
@@ -563,12 +418,12 @@ class Supervisor:
             return
         log.warning("journal=%s detail=%s", event.kind, event.text)
         if event.kind == "reserve_back":
-            self._clear("journal_disk_full")
+            self._faults.clear("journal_disk_full")
             return
         code = f"journal_{event.kind}"
-        self._fault(code, event.text)
+        self._faults.say(code, event.text)
         if event.kind in MOMENTARY:
-            self._clear(code)
+            self._faults.clear(code)
 
     # -------------------------------------------------------------- what the gateway itself says
 
@@ -582,100 +437,15 @@ class Supervisor:
         }
         self._audit("boot", data)
         if self._refused is not None:
-            self._fault("config_refused", self._refused)
+            self._faults.say("config_refused", self._refused)
         key_file = self._config.gateway.identity_key_file
         if key_file is not None and self._identity_key is None:
-            self._fault("identity_key", f"{key_file}: holds no key; plates are left out")
+            self._faults.say("identity_key", f"{key_file}: holds no key; plates are left out")
 
     def _audit(self, kind: str, data: dict[str, object]) -> None:
         assert kind in {"boot", "stop", "clock", "config"}
         record = Audit(stamp=self._clock.stamp(), kind=kind, data=data)  # type: ignore[arg-type]  # asserted above
         self._recorder.put(record)
-
-    def _fault(self, code: str, text: str) -> None:
-        """Raise a fault of the gateway, or say it again where its text has changed."""
-        before = self._standing.get(code)
-        if before is not None and before.text == text:
-            return
-        if before is None:
-            self._serial += 1
-            alarm = Alarm(
-                stamp=self._clock.stamp(),
-                lane=None,
-                alarm_id=f"gw-{self._clock.run}-f{self._serial}",
-                code=code,
-                phase="raised",
-                rev=1,
-                passage_id=None,
-                kind="fault",
-                source="agent",
-                severity="elevated",
-                device=None,
-                text=text,
-            )
-        else:
-            alarm = replace(
-                before, stamp=self._clock.stamp(), phase="updated", rev=before.rev + 1, text=text
-            )
-        self._standing[code] = alarm
-        self._recorder.put(alarm)
-
-    def _clear(self, code: str) -> None:
-        before = self._standing.pop(code, None)
-        if before is not None:
-            self._recorder.put(
-                replace(before, stamp=self._clock.stamp(), phase="cleared", rev=before.rev + 1)
-            )
-
-    def _about(self) -> tuple[str, bytes]:
-        lanes = {
-            lane_id: AboutLane(
-                name=lane.config.lane.name,
-                devices={
-                    d.name: AboutDevice(driver=d.common.driver, port=d.common.port)
-                    for d in lane.config.devices
-                },
-            )
-            for lane_id, lane in self._lanes.items()
-        }
-        about = About(lanes=lanes, machine=platform.machine())
-        return wire.about(self._identity, about, SOFTWARE)
-
-    def _publish_lane_soon(self, lane: Lane) -> None:
-        """Renew the lane's snapshot after its news: an alarm does not wait for a display."""
-        if lane.publishing is None:
-            loop = asyncio.get_running_loop()
-            lane.publishing = loop.call_later(LANE_STATE_AFTER_S, self._publish_lane, lane)
-
-    def _publish_lane(self, lane: Lane) -> None:
-        if lane.publishing is not None:
-            lane.publishing.cancel()
-            lane.publishing = None
-        shot = snapshot(lane.state, self._clock.stamp(), lane.rules)
-        self._uplink.set_retained(*wire.lane_state(self._identity, shot))
-
-    def _publish_devices(self, lane: Lane) -> None:
-        now = self._clock.stamp()
-        for name, link in lane.links.items():
-            status = link.status()
-            age_s = None if status.last_good is None else now.since_s(status.last_good)
-            faults = tuple(code for device, code in lane.state.standing if device == name)
-            shot = DeviceSnapshot(
-                at=now,
-                lane=lane.config.lane_id,
-                device=name,
-                link=status.link,
-                last_good_s=age_s,
-                frames=status.frames,
-                refused=status.refused,
-                faults=faults,
-                calibration=_calibration(lane.rules.scales.get(name)),
-                relay=lane.relays[name][0].status() if name in lane.relays else None,
-                housekeeping={
-                    h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping
-                },
-            )
-            self._uplink.set_retained(*wire.device_state(self._identity, shot))
 
     async def _health_forever(self) -> None:
         await self._clock.sleep(FIRST_HEALTH_S)
@@ -687,51 +457,19 @@ class Supervisor:
         try:
             stats = await self._journal.stats()
         except JournalError as exc:
-            self._fault("journal_failed", str(exc))
+            self._faults.say("journal_failed", str(exc))
             return
-        self._clear("journal_failed")
-        self._clear("journal_write_failed")
+        self._faults.clear("journal_failed")
+        self._faults.clear("journal_write_failed")
         if stats.level_percent == 0:
-            self._clear("journal_fill_level")
+            self._faults.clear("journal_fill_level")
         if stats.parked == 0:
-            self._clear("journal_parked")
-        self._publish_health(stats)
-
-    def _publish_health(self, stats: JournalStats) -> None:
-        now = self._clock.stamp()
-        shot = Health(
-            at=now,
-            streams=stats.streams,
-            disk_free_bytes=stats.disk_free_bytes,
-            journal_bytes=stats.used_bytes,
-            clock=ClockState(sync=now.sync, err_ms=now.err_ms),
-            temperature_c=temperature_c(),
-            certificate_days=self._certificate_days(),
-            delivery=self._config.mqtt.delivery,
-        )
-        self._uplink.set_retained(*wire.health(self._identity, shot))
-
-    def _certificate_days(self) -> int | None:
-        path = self._config.mqtt.cert_file
-        holds = None if path is None else validity(Path(path))
-        if holds is None:
-            return None
-        left_s = holds.ends.timestamp() - self._clock.stamp().utc_us / 1e6
-        return int(left_s // 86400)
-
-    def _publish_config(self, result: str, changed: tuple[str, ...] = ()) -> None:
-        shot = ConfigReport(
-            at=self._clock.stamp(),
-            active=self._config.revision,
-            last_good=self._config.revision,
-            last_result=result,
-            changed=changed,
-        )
-        self._uplink.set_retained(*wire.config(self._identity, shot))
+            self._faults.clear("journal_parked")
+        self._display.renew_health(self._config, stats)
 
     async def _watch_forever(self) -> None:
         """Feed the watchdog, by wall time, only when every part has moved."""
-        self._publish_config(self._refused or "ok")
+        self._display.renew_config(self._config, self._refused or "ok")
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             try:
@@ -792,18 +530,18 @@ class Supervisor:
                 self._start_lane(config)
         if is_new_uplink:
             await self._exchange_uplink(new)
-        self._clear("config_refused")
+        self._faults.clear("config_refused")
         self._audit("config", {"result": "ok", "revision": new.revision, "changed": change.lines})
-        self._publish_config("ok", change.lines)
-        self._uplink.set_retained(*self._about())
+        self._display.renew_config(self._config, "ok", change.lines)
+        self._display.renew_about(self._lanes)
         await self._keep_last_good()
         log.info("config=reloaded revision=%s changes=%d", new.revision[:12], len(change.lines))
 
     def _refuse(self, text: str) -> None:
         log.error("config=refused detail=%s", text)
-        self._fault("config_refused", text)
+        self._faults.say("config_refused", text)
         self._audit("config", {"result": "refused", "detail": text})
-        self._publish_config(text)
+        self._display.renew_config(self._config, text)
 
     async def _change_lane(self, lane_id: str, new: Config) -> None:
         """Exchange a lane's options when it is vacant, or its devices by beginning it again."""
@@ -811,26 +549,13 @@ class Supervisor:
         if lane is None:
             return
         wanted = {config.lane_id: config for config in new.lanes}.get(lane_id)
-        if wanted is not None and _same_devices(lane.config, wanted):
+        if wanted is not None and have_same_devices(lane.config, wanted):
             await self._exchange_relays(lane, wanted)
             lane.pending = (wanted, self._rules(wanted))
             self._step(lane, Tick(stamp=self._clock.stamp()))
             return
         await self._stop_lane(lane)
-        self._take_back(lane.config, wanted)
-
-    def _take_back(self, old: LaneConfig, new: LaneConfig | None) -> None:
-        """Leave no snapshot of a lane or device that is no more; an empty message removes it."""
-        kept = set() if new is None else {device.name for device in new.devices}
-        topics = [
-            wire.device_topic(self._identity, old.lane_id, device.name)
-            for device in old.devices
-            if device.name not in kept
-        ]
-        if new is None:
-            topics.append(wire.lane_topic(self._identity, old.lane_id))
-        for topic in topics:
-            self._uplink.set_retained(topic, b"")
+        self._display.take_back(lane.config, wanted)
 
     async def _exchange_uplink(self, new: Config) -> None:
         await self._uplink.stop(DRAIN_S)
@@ -840,8 +565,8 @@ class Supervisor:
         self._uplink_task = self._guard("uplink", self._uplink.run)
         # The new one knows no snapshot yet.
         for lane in self._lanes.values():
-            self._publish_lane(lane)
-            self._publish_devices(lane)
+            self._display.renew_lane(lane)
+            self._display.renew_devices(lane)
         await self._renew_health()
 
 
@@ -856,38 +581,6 @@ def _credentials(config: Config) -> list[int | None]:
         except OSError:
             written.append(None)
     return written
-
-
-def _calibration(options: ScaleOptions | None) -> Calibration | None:
-    declared = None if options is None else options.calibration
-    return None if declared is None else Calibration(rev=declared.certificate, due=declared.due)
-
-
-def _forget_all(lane: Lane) -> None:
-    """Begin the lane's memory anew after a bug: what it held may be what the bug fed on."""
-    lane.state = LaneState(serial=lane.state.serial)
-
-
-def _relayed(lane: Lane, device: str, captured: Captured) -> None:
-    if isinstance(captured, bytes) and device in lane.relays:
-        lane.relays[device][0].feed(captured)
-
-
-def _same_devices(old: LaneConfig, new: LaneConfig) -> bool:
-    """Return whether only what the lane does with its devices differs, not how they are read."""
-
-    def wires(config: LaneConfig) -> list[object]:
-        return [
-            (
-                d.name,
-                d.kind,
-                d.driver_options,
-                replace(d.common, relay_listen=None, relay_clients=()),
-            )
-            for d in config.devices
-        ]
-
-    return wires(old) == wires(new)
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

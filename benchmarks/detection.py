@@ -39,8 +39,8 @@ from detection_passes import (
 )
 from report import Goal, finish, progress, table
 
+from agent.analysis import learning, threshold
 from agent.analysis import model as detection
-from agent.analysis import threshold
 from agent.analysis.detector import Detector
 from agent.analysis.energy import sqrt_grid
 from agent.analysis.library import Library
@@ -232,7 +232,7 @@ def learned(world: World, shapes: Shapes) -> Model:
         counts=np.concatenate([world.learn.counts, world.limit.counts]),
         background=np.concatenate([world.learn.background, world.limit.background]),
     )
-    return detection.learn(both.counts, both.expected, both.background, shapes, SLICE_S, FAR)
+    return learning.learn(both.counts, both.expected, both.background, shapes, SLICE_S, FAR)
 
 
 def run(generator: Generator, sizes: Sequence[int], *, is_quick: bool) -> list[Row]:

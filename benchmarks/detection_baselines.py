@@ -185,14 +185,14 @@ def free_score(counts: Floats, background: Floats, factors: Floats, templates: F
     mean = expected.mean(axis=0)
     modes, _ = np.linalg.qr((factors / np.sqrt(mean)).T)
     slices = counts.shape[1]
-    free = np.tile(np.eye(modes.shape[1]), (slices, 1, 1))
-    nuisance = Nuisance(cosines=cosines(slices), modes=modes, gain=free)
+    free = np.tile(np.eye(modes.shape[1]), (1, slices, 1, 1))
+    nuisance = Nuisance(cosines=cosines(slices), modes=modes, gain=free, weight=np.zeros(1))
     profiles = detect.point_profiles(slices, SLICE_S)
     filters = detect.bank(templates, mean, nuisance, profiles)
     best = np.empty(len(counts))
     for at in range(0, len(counts), CHUNK):
         some = slice(at, at + CHUNK)
-        cleaned = nuisance.clean(detect.whiten(counts[some], expected[some][:, None]))
-        z, _ = filters.best(cleaned, profiles, profiles.upto(np.inf))
+        cleaned, case = nuisance.clean(detect.whiten(counts[some], expected[some][:, None]))
+        z, _ = filters.best(cleaned, case, profiles, profiles.upto(np.inf))
         best[some] = z.max(axis=1)
     return best

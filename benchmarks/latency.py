@@ -151,6 +151,11 @@ def match(sent_ns: list[int], alarms: list[tuple[rig.Arrival, dict[str, Any]]]) 
     return ways
 
 
+def floor_arrivals(centre: rig.Subscriber) -> list[int]:
+    """Return when each message of the floor has arrived [ns]."""
+    return [arrival.at_ns for arrival in centre.refresh() if arrival.topic == FLOOR_TOPIC]
+
+
 def without_backlog(size: Size, rng: random.Random) -> tuple[list[Way], list[float], int]:
     """Return the agent's ways, the floor's times [s] and how many frames were sent."""
     port = rig.free_port()
@@ -177,9 +182,12 @@ def without_backlog(size: Size, rng: random.Random) -> tuple[list[Way], list[flo
                     floor_sent.append(floor.send(payload))
             expected = len(sent) + 3
             rig.wait_for(lambda: len(events(centre)) >= expected, "the last alarm")
+            rig.wait_for(
+                lambda: len(floor_arrivals(centre)) >= len(floor_sent), "the floor's last message"
+            )
             floor.close()
             portal.close()
-            arrived = [a.at_ns for a in centre.refresh() if a.topic == FLOOR_TOPIC]
+            arrived = floor_arrivals(centre)
             if len(arrived) != len(floor_sent):
                 raise SystemExit(f"{len(floor_sent)} floor messages sent, {len(arrived)} came")
             floors = [(b - a) / 1e9 for a, b in zip(floor_sent, arrived, strict=True)]

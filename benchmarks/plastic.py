@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from report import Goal, finish, progress, table
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
@@ -175,7 +176,7 @@ def window_ratio(passages: Passages) -> Floats:
 
 def pipeline(taught_by: Passages, shapes: Shapes) -> Score:
     """Return the lane's own detection, its prior learned from those passages: -ln p."""
-    model = detection.learn_prior(taught_by.counts, taught_by.expected, shapes, SLICE_S, FAR)
+    model = learning.learn_prior(taught_by.counts, taught_by.expected, shapes, SLICE_S, FAR)
 
     def score(passages: Passages) -> Floats:
         found = detection.judge(model, passages.counts, passages.expected, passages.background)

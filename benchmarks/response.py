@@ -142,13 +142,18 @@ def measured_csi(directory: Path, nuclides: NuclideTable) -> Iterator[tuple[str,
 
 def read_radiacode(file: Path) -> tuple[Floats, float]:
     """Return counts per second on the grid, and the time [s]."""
+    counts, seconds, edges = radiacode_spectrum(file)
+    return counts @ rebin_matrix(edges, sqrt_grid()) / seconds, seconds
+
+
+def radiacode_spectrum(file: Path) -> tuple[Floats, float, Floats]:
+    """Return counts (channel,), the time [s] and the channels' edges [keV]."""
     spectrum = ET.parse(file).getroot().find(".//EnergySpectrum")  # noqa: S314 - see the import
     assert spectrum is not None
     coefficients = tuple(float(c.text or 0) for c in spectrum.iterfind(".//Coefficient"))
     counts = np.array([float(p.text or 0) for p in spectrum.iterfind(".//DataPoint")])
     seconds = float(spectrum.findtext("MeasurementTime") or 0)
-    edges = polynomial_edges(coefficients, len(counts))
-    return counts @ rebin_matrix(edges, sqrt_grid()) / seconds, seconds
+    return counts, seconds, polynomial_edges(coefficients, len(counts))
 
 
 def data_differences(file: Path) -> list[tuple[str, float, float, float, float]]:

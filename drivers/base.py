@@ -3,7 +3,8 @@
 A driver module offers ``Options`` (a frozen dataclass whose fields are
 ``Annotated[type, msgspec.Meta(...)]`` with a description and a unit), ``Driver(options)``, and
 for serial lines ``LINE``, the line parameters its maker documents. A module under ``rpm`` may also
-say ``PRESENCE``, ``GAMMA_RULE``, ``GIVES_SPECTRA``, any module ``SILENCE_S``; see ``DriverType``.
+say ``PRESENCE``, ``GAMMA_RULE``, ``GIVES_SPECTRA``, ``GIVES_WINDOWS``, any module ``SILENCE_S``;
+see ``DriverType``.
 ``SILENT_BY_NATURE = True`` says that the device may be well and say nothing for hours; a driver
 that keeps more than 8 KiB between two calls says how much: ``BUFFER_LIMIT_BYTES``.
 """
@@ -15,6 +16,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
 from drivers.readings import Reading
@@ -45,17 +47,98 @@ class LineParameters:
         return f"{self.baud} {self.data_bits}{self.parity}{self.stop_bits}"
 
 
+Asked = Literal["gross", "net", "tare", "displayed", "gross_float", "net_float", "tare_float"]
+QUESTION_NUMBERS: Mapping[Asked, int] = MappingProxyType(
+    {
+        "gross": 32,
+        "net": 33,
+        "tare": 34,
+        "displayed": 37,
+        "gross_float": 288,
+        "net_float": 289,
+        "tare_float": 290,
+    }
+)
+"""All that may ever be written into a mailbox: its commands that only ask for a figure.
+
+Of each, number and number with its bytes swapped stand for nothing that changes the indicator. That
+is why 0 and 256 (status and weight) are missing: an empty mailbox echoes 0, and 256 swapped is 1.
+
+Source: Rice Lake 880 network interface manual p. 13-21.
+"""
+MOST_SCALES = 9
+"""Where a mailbox is taken one register too low, the scale's number arrives as the command: 10 sets
+zero and 12 to 14 the tare."""
+Written = tuple[int, tuple[int, ...]]
+"""Address of the first holding register, and the words that are written there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is written into a mailbox of holding registers, which then answers by a figure.
+
+    It has no way to say a command that changes the indicator: what it can ask for stands in
+    ``QUESTION_NUMBERS``, and the value that a command would set is always 0. ``wait_s`` is how long
+    the answer takes [s].
+
+    Raises
+    ------
+    ValueError
+        Where it asks for anything else, or of a scale that is not 1 to ``MOST_SCALES``.
+    """
+
+    address: int
+    asked: Asked
+    scale: int
+    wait_s: float
+    is_low_byte_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.asked not in QUESTION_NUMBERS:
+            raise ValueError(f"{self.asked!r} is no question; known are {[*QUESTION_NUMBERS]}")
+        if self.scale not in range(1, MOST_SCALES + 1):
+            raise ValueError(f"scale {self.scale}: expected 1 to {MOST_SCALES}")
+
+    @property
+    def number(self) -> int:
+        """Return the command's number, which the answer echoes."""
+        return QUESTION_NUMBERS[self.asked]
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Return the four words: command, scale, and a value of 0."""
+        words = (self.number, self.scale, 0, 0)
+        return tuple(map(swapped, words)) if self.is_low_byte_first else words
+
+
+def swapped(word: int) -> int:
+    """Return a register with its two bytes in the other order."""
+    return (word & 0xFF) << 8 | word >> 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """A run of Modbus coils or registers that is read in one request.
 
-    ``address`` counts from 0, as on the wire. ``period_s`` is how often it should be read.
+    ``address`` counts from 0, as on the wire. ``period_s`` is how often it should be read. Where
+    there are ``questions``, each is written and the block read behind it, one after the other.
     """
 
     table: Table
     address: int
     count: int
     period_s: float
+    questions: tuple[Question, ...] = ()
+
+    @property
+    def values(self) -> int:
+        """Return how many values a reading of it gives: ``count`` for each question."""
+        return self.count * max(1, len(self.questions))
+
+    @property
+    def written(self) -> tuple[Written, ...]:
+        """Return what is written for it: address and words of each question."""
+        return tuple((question.address, question.words) for question in self.questions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +179,10 @@ class PolledDriver(Protocol):
         """Return what to read; asked again after each decode."""
 
     def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
-        """Return what the registers say (coils and discrete inputs as 0 or 1); never raises."""
+        """Return what the registers say (coils and discrete inputs as 0 or 1); never raises.
+
+        There are ``block.values`` of them: those behind its first question first.
+        """
 
     def silence(self) -> list[Reading]:
         """The device was lost or found again: forget what only holds without a gap."""
@@ -153,6 +239,8 @@ class DriverType:
     """It speaks only when somebody comes: its silence tells nothing."""
     is_output: bool = False
     gives_spectra: bool = False
+    gives_windows: bool = False
+    """It counts in energy windows, with a background of its own in each."""
     has_long_messages: bool = False
     """Its messages are of thousands of bytes: the module says its own ``BUFFER_LIMIT_BYTES``."""
 
@@ -194,6 +282,7 @@ def find(name: str) -> DriverType:
         is_silent_by_nature=getattr(module, "SILENT_BY_NATURE", False),
         is_output=hasattr(module.Driver, "safe"),
         gives_spectra=getattr(module, "GIVES_SPECTRA", False),
+        gives_windows=getattr(module, "GIVES_WINDOWS", False),
         has_long_messages=hasattr(module, "BUFFER_LIMIT_BYTES"),
     )
 

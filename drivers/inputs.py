@@ -18,6 +18,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import Block, Table
+from drivers.counters import Counters, Gain
+from drivers.readings import BadFrame, Reason
 from drivers.registers import Part, plan
 
 UNWIRED = -1
@@ -30,6 +32,42 @@ Address = Annotated[
     int, Meta(description="address from 0, as on the wire; -1: none", ge=-1, le=65535)
 ]
 Channel = Annotated[int, Meta(description="the module's channel; -1: not wired", ge=-1, le=15)]
+
+ContactsStart = Annotated[
+    int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
+]
+CountersStart = Annotated[
+    int,
+    Meta(
+        description="moxa: address of channel 0's counter; unconfirmed for the E1210: read it "
+        "while closing the contact by hand",
+        ge=0,
+        le=65500,
+    ),
+]
+CounterBits = Annotated[
+    Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
+]
+CounterModulus = Annotated[
+    int,
+    Meta(
+        description="where a counter returns to 0, e.g. 10000 after 9999; 0: at its width",
+        ge=0,
+        le=1 << 32,
+    ),
+]
+ContactsPeriod = Annotated[
+    float, Meta(description="how often the contacts are read [s]", ge=0.02, le=10)
+]
+CountersPeriod = Annotated[
+    float, Meta(description="how often the counters are read [s]", ge=0.02, le=60)
+]
+MaxIncrements = Annotated[
+    int, Meta(description="a counter cannot gain more between two reads [increments]", ge=1)
+]
+MaxIncrementsAfterGap = Annotated[
+    int, Meta(description="nor more than this while the module was lost [increments]", ge=1)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +105,53 @@ def input_blocks(
     contacts = {(p.contact_table, p.contact, 1) for p in points if p.contact >= 0}
     counters: set[Part] = {(p.counter_table, p.counter, words) for p in points if p.counter >= 0}
     return (*plan(contacts, contacts_period_s), *plan(counters, counters_period_s))
+
+
+def check_modulus(modulus: int, bits: int) -> None:
+    """Raise ValueError where a counter of so many bits never reaches its ``counter_modulus``."""
+    if modulus > 1 << bits:
+        raise ValueError(
+            f"counter_modulus {modulus} does not fit {bits} bits; give the width that it needs"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterForm:
+    """How a module's counters stand in its registers, and where they return to 0."""
+
+    bits: Literal[16, 32]
+    order: WordOrder
+    modulus: int
+
+    @property
+    def words(self) -> int:
+        """Return how many registers a counter takes."""
+        return self.bits // 16
+
+
+def counted(
+    points: Mapping[str, Point],
+    table: Table,
+    values: Mapping[int, int],
+    *,
+    form: CounterForm,
+    counters: Counters,
+) -> tuple[list[Gain], list[BadFrame]]:
+    """Return what the counters among ``values`` gained, and which of them are beyond belief."""
+    gains: list[Gain] = []
+    refused: list[BadFrame] = []
+    for name, point in points.items():
+        if point.counter_table != table or point.counter not in values:
+            continue
+        now = figure(point.counter, values, words=form.words, order=form.order)
+        if now >= form.modulus:
+            detail = f"counter of {name} reads {now}, above its modulus {form.modulus}"
+            refused.append(BadFrame.of(Reason.RANGE, now.to_bytes(4, "big"), detail))
+            continue
+        gain = counters.take(name, now, form.modulus)
+        if gain is not None:
+            gains.append(gain)
+    return gains, refused
 
 
 def is_closed(point: Point, value: int) -> bool:

@@ -11,12 +11,14 @@ takes a reply with transaction id 0 for any request, and takes a late RTU reply 
           with 0x80 added to the function
           written: 5  [address 2][FF00 or 0000 2]                   reply: the same
                    15 [address 2][count 2][bytes 1][bits]           reply: [address 2][count 2]
+                   16 [address 2][count 2][bytes 1][words]          reply: [address 2][count 2]
 
-Nothing but coils is ever written. A reply to function 5 is the request again, so that an adapter
-that echoes looks like an answer: what was written is always read back.
+Of registers only a ``Question`` is ever written, which can ask for a figure and nothing else. A
+reply to function 5 is the request again, so that an adapter that echoes looks like an answer: what
+was written is always read back.
 
-Sources: MODBUS Application Protocol Specification V1.1b3, sections 6.1-6.5, 6.11 and 7; MODBUS over
-Serial Line V1.02, section 2.5.1; MODBUS Messaging on TCP/IP V1.0b, section 3.1.3.
+Sources: MODBUS Application Protocol Specification V1.1b3, sections 6.1-6.5, 6.11, 6.12 and 7;
+MODBUS over Serial Line V1.02, section 2.5.1; MODBUS Messaging on TCP/IP V1.0b, section 3.1.3.
 
 RTU carries no transaction number, so a late reply looks like the next request's. The promise: a
 reply up to ``max_lateness_s`` after its time-out never becomes another block's value. It is kept
@@ -31,21 +33,25 @@ import asyncio
 import logging
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol
 
 from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerRTU, FramerSocket
-from pymodbus.pdu import DecodePDU, ExceptionResponse
+from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import (
     ReadCoilsRequest,
     ReadDiscreteInputsRequest,
     WriteMultipleCoilsRequest,
     WriteSingleCoilRequest,
 )
-from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
+from pymodbus.pdu.register_message import (
+    ReadHoldingRegistersRequest,
+    ReadInputRegistersRequest,
+    WriteMultipleRegistersRequest,
+)
 
-from drivers.base import Block, CoilWrite, LineParameters
+from drivers.base import Block, CoilWrite, LineParameters, Question
 from drivers.readings import Reason
 from drivers.transport import LinkError, Pipe, open_pipe
 
@@ -150,12 +156,24 @@ def _writing(unit: int, write: CoilWrite) -> _Asked:
         request = WriteMultipleCoilsRequest(
             address=write.address, bits=list(write.values), dev_id=unit
         )
+    where = f"unit {unit}, writing coils {write.address}+{len(write.values)}"
+    return _written(request, where)
+
+
+def _asking(unit: int, question: Question) -> _Asked:
+    request = WriteMultipleRegistersRequest(
+        address=question.address, registers=list(question.words), dev_id=unit
+    )
+    return _written(request, f"unit {unit}, asking for {question.asked} at {question.address}")
+
+
+def _written(request: ModbusPDU, text: str) -> _Asked:
     payload = bytes([request.function_code]) + request.encode()
     return _Asked(
         payload=payload,
         function=request.function_code,
         data_bytes=4,
-        text=f"unit {unit}, writing coils {write.address}+{len(write.values)}",
+        text=text,
         answer=payload[:5],
     )
 
@@ -186,6 +204,7 @@ class ModbusLine:
         self._transaction = 0
         self._rest = b""  # TCP only: the head of a message whose tail is still to come
         self._alone_until: dict[int, float] = {}
+        self._mailboxes: dict[int, asyncio.Lock] = {}
         self._decoder = DecodePDU(is_server=False)
         self._rtu = FramerRTU(self._decoder)
         self._socket = FramerSocket(self._decoder)
@@ -211,17 +230,25 @@ class ModbusLine:
     ) -> tuple[int, ...]:
         """Return the block's registers, or its coils as 0 and 1.
 
-        ``max_lateness_s`` matters to RTU framing only (TCP numbers its replies).
+        With questions: each is written and read behind, all replies in one row; a unit is asked one
+        block's questions at a time. ``max_lateness_s`` matters to RTU framing only (TCP numbers its
+        replies).
 
         Raises
         ------
         GoneError, NoReplyError, ExceptionReplyError, RefusedReplyError
             All of them LinkError.
         """
-        values = await self._request(
-            unit, _asked(unit, block), timeout_s=timeout_s, max_lateness_s=max_lateness_s
-        )
-        return values[: block.count]
+        within = partial(self._request, unit, timeout_s=timeout_s, max_lateness_s=max_lateness_s)
+        if not block.questions:
+            return (await within(_asked(unit, block)))[: block.count]
+        answers: tuple[int, ...] = ()
+        async with self._mailboxes.setdefault(unit, asyncio.Lock()):
+            for question in block.questions:
+                await within(_asking(unit, question))
+                await asyncio.sleep(question.wait_s)
+                answers += (await within(_asked(unit, block)))[: block.count]
+        return answers
 
     async def write_coils(
         self, unit: int, write: CoilWrite, *, timeout_s: float, max_lateness_s: float

@@ -40,8 +40,8 @@ def refusal(block: Block, asked: Container[Block], registers: tuple[int, ...]) -
     raw = b"".join((value & 0xFFFF).to_bytes(2, "big") for value in registers)
     if block not in asked:
         return BadFrame.of(Reason.UNKNOWN, raw, f"{block} was not asked for")
-    if len(registers) != block.count:
-        detail = f"{len(registers)} values for {block.count} in {block.table} {block.address}"
+    if len(registers) != block.values:
+        detail = f"{len(registers)} values for {block.values} in {block.table} {block.address}"
         return BadFrame.of(Reason.LENGTH, raw, detail)
     highest = 1 if block.table in BIT_TABLES else 0xFFFF
     if any(not 0 <= value <= highest for value in registers):

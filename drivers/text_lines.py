@@ -17,7 +17,9 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from drivers.readings import Reason
 
@@ -27,6 +29,33 @@ NOT_READ = "-"
 
 ChecksumName = Literal["xor", "sum", "twos-complement", "crc16-modbus", "crc16-ccitt"]
 ChecksumForm = Literal["hex", "hex-lower", "bytes", "bytes-low-first"]
+
+Start = Annotated[str, Meta(description="bytes that open a frame; empty: none")]
+End = Annotated[str, Meta(description="bytes that close a frame", min_length=1)]
+SevenBits = Annotated[
+    bool, Meta(description="bit 7 of each byte is parity and no part of the character")
+]
+Pattern = Annotated[str, Meta(description="regular expression of the whole body", max_length=300)]
+Columns = Annotated[
+    dict[str, str], Meta(description="first and last character of each part, from 1")
+]
+Separator = Annotated[
+    str, Meta(description="bytes between the fields; empty: not split so", max_length=20)
+]
+Fields = Annotated[
+    tuple[str, ...], Meta(description='the parts between separators; "-": not looked at')
+]
+ChecksumBits = Annotated[
+    Literal[7, 8], Meta(description="xor, sum and twos-complement: bits that count [bit]")
+]
+ChecksumSkip = Annotated[
+    int, Meta(description="bytes of the frame before the first that counts", ge=0, le=64)
+]
+ChecksumBehind = Annotated[
+    int, Meta(description="bytes before the checksum that do not count, e.g. *", ge=0, le=8)
+]
+Poll = Annotated[str, Meta(description="bytes that ask for a frame; empty: it is sent unasked")]
+PollInterval = Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)]
 
 NAMED_BYTES = {
     "NUL": 0x00,

@@ -59,6 +59,7 @@ class ModbusUnit:
     input: dict[int, int] = field(default_factory=dict)
     holding: dict[int, int] = field(default_factory=dict)
     before_request: Callable[[], None] | None = None  # brings the banks up to date
+    after_write: Callable[[], None] | None = None  # sees the banks as a client has left them
 
     silent: bool = False  # hears nothing, does nothing
     delay_s: float = 0.0  # replies come that late, in order; later requests are still heard
@@ -88,6 +89,8 @@ class ModbusUnit:
         if code is None:
             reply = self._carry_out(function, pdu)
             if isinstance(reply, bytes):
+                if function in (5, 6, 15, 16) and self.after_write is not None:
+                    self.after_write()
                 return reply
             code = reply
         return bytes((function | 0x80, code))

@@ -135,48 +135,20 @@ _LAYOUTS: dict[Layout, Callable[[Shown], dict[int, tuple[int, ...]]]] = {
 }
 
 
-class ModbusScale(Terminal):
-    """A terminal that is read by Modbus.
-
-    Parameters
-    ----------
-    layout : whose registers it has
-    decimals : digits behind the point of its figures
-    is_frozen : its gateway repeats the last registers; may be set at any time
-    """
+class ModbusTerminal(Terminal):
+    """A terminal that speaks by a unit's registers only; ``modbus`` is that unit."""
 
     def __init__(
         self,
         weighbridge: Weighbridge,
-        layout: Layout,
+        modbus: ModbusUnit,
         *,
-        unit: Unit = "kg",
-        increment: Decimal | None = None,
-        decimals: int = 0,
-        unit_id: int = 1,
+        unit: Unit,
+        increment: Decimal | None,
     ) -> None:
         super().__init__(weighbridge, unit=unit, increment=increment)
-        self.layout = layout
-        self.decimals = decimals
-        self.is_frozen = False
-        self.modbus = ModbusUnit(unit_id=unit_id, before_request=self._refresh)
+        self.modbus = modbus
         self._servers: list[ModbusTcpServer | ModbusRtuServer] = []
-
-    def update(self, observation: Observation) -> None:
-        """Bring the registers to an observation."""
-        if self.is_frozen:
-            return
-        beats = int(observation.scene_s * _BEATS_PER_S)
-        reading = self.show(observation)
-        said = shown(reading, decimals=self.decimals, unit=self.unit, beats=beats)
-        is_input = self.layout in ("dini", "float")
-        bank = self.modbus.input if is_input else self.modbus.holding
-        for address, words in _LAYOUTS[self.layout](said).items():
-            self.modbus.set_words(bank, address, words)
-
-    def _refresh(self) -> None:
-        if self._clock is not None:
-            self.update(self.observe())
 
     def _start(self, send: Send) -> Talk:
         raise NotImplementedError  # it speaks through the Modbus servers only
@@ -204,3 +176,46 @@ class ModbusScale(Terminal):
         for server in self._servers:
             await server.close()
         self._servers.clear()
+
+
+class ModbusScale(ModbusTerminal):
+    """A terminal that is read by Modbus.
+
+    Parameters
+    ----------
+    layout : whose registers it has
+    decimals : digits behind the point of its figures
+    is_frozen : its gateway repeats the last registers; may be set at any time
+    """
+
+    def __init__(
+        self,
+        weighbridge: Weighbridge,
+        layout: Layout,
+        *,
+        unit: Unit = "kg",
+        increment: Decimal | None = None,
+        decimals: int = 0,
+        unit_id: int = 1,
+    ) -> None:
+        modbus = ModbusUnit(unit_id=unit_id, before_request=self._refresh)
+        super().__init__(weighbridge, modbus, unit=unit, increment=increment)
+        self.layout = layout
+        self.decimals = decimals
+        self.is_frozen = False
+
+    def update(self, observation: Observation) -> None:
+        """Bring the registers to an observation."""
+        if self.is_frozen:
+            return
+        beats = int(observation.scene_s * _BEATS_PER_S)
+        reading = self.show(observation)
+        said = shown(reading, decimals=self.decimals, unit=self.unit, beats=beats)
+        is_input = self.layout in ("dini", "float")
+        bank = self.modbus.input if is_input else self.modbus.holding
+        for address, words in _LAYOUTS[self.layout](said).items():
+            self.modbus.set_words(bank, address, words)
+
+    def _refresh(self) -> None:
+        if self._clock is not None:
+            self.update(self.observe())

@@ -5,7 +5,8 @@
 - ``wire.hex`` (stream drivers): one chunk a line in hex; ``#`` opens a comment; ``> hex`` is a
   poll and what the driver must send; ``! silence`` and ``! no_reply`` call these
 - or ``registers.jsonl`` (polled drivers): ``{"table", "address", "regs"}`` a line, in the order
-  of reading; ``{"silence": true}`` loses the device
+  of reading, and before them ``"written"``, what was written for them, each with "address" and
+  "regs"; ``{"silence": true}`` loses the device
 - ``expected.json``: the readings; fields that are left out are not compared
 - ``provenance.toml``: kind, document, page, note, and ``integrity = true`` where every frame has
   an integrity field
@@ -107,8 +108,9 @@ def play_registers(driver, reads):
             readings += driver.silence()
             continue
         registers = tuple(read["regs"])
-        wanted = (read["table"], read["address"], len(registers))
-        blocks = [b for b in driver.blocks() if (b.table, b.address, b.count) == wanted]
+        written = tuple((one["address"], tuple(one["regs"])) for one in read.get("written", ()))
+        wanted = (read["table"], read["address"], len(registers), written)
+        blocks = [b for b in driver.blocks() if (b.table, b.address, b.values, b.written) == wanted]
         assert blocks, f"the driver asks for {driver.blocks()}, the capture has {wanted}"
         readings += driver.decode(blocks[0], registers)
     return readings

@@ -71,7 +71,7 @@ def reads(data: bytes, driver: object) -> Iterator[tuple[object, tuple[int, ...]
         blocks = driver.blocks()
         choice = data[at]
         block = blocks[choice % len(blocks)]
-        count = block.count if choice < 0xF0 else choice & 0x0F
+        count = block.values if choice < 0xF0 else choice & 0x0F
         words = data[at + 1 : at + 1 + 2 * count].ljust(2 * count, b"\0")
         yield block, tuple(words[i] << 8 | words[i + 1] for i in range(0, 2 * count, 2))
         at += 1 + 2 * count

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,8 @@ async def main(path: Path, begin: int, *, flushes: bool) -> None:
         if isinstance(record, Alarm) and number % 5 == 0:
             record = replace(record, blobs=(blob(number, 150_000),))
         stored = await journal.append(record)
-        os.write(1, f"{stored.stream} {stored.epoch} {stored.seq}\n".encode())
+        line = f"{stored.stream} {stored.epoch} {stored.seq} {time.monotonic_ns()}\n"
+        os.write(1, line.encode())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lane_bench import Bench
 from agent.config.spectral import spectral_rules
 from agent.lane.options import PortalTraits, RpmOptions, SpectralOptions, SpectralRules
 from agent.records import Passage
-from drivers.readings import EnergyCalibration, GammaSpectrum, VehiclePresence
+from drivers.readings import DeviceAlarm, EnergyCalibration, GammaSpectrum, VehiclePresence
 from simulators import spectra
 from simulators.spectra import Channels
 
@@ -87,10 +87,21 @@ class SpectralLane(Bench):
             self.second()
 
     def passes(
-        self, source: str | None = None, cps: float = 0.0, *, half_s: float = 1.5, long_s: int = 8
+        self,
+        source: str | None = None,
+        cps: float = 0.0,
+        *,
+        half_s: float = 1.5,
+        long_s: int = 8,
+        alarm: bool = False,
     ) -> Passage:
-        """Let a vehicle through, its source in the middle, and return its passage."""
+        """Let a vehicle through, its source in the middle, and return its passage.
+
+        ``alarm``: the portal itself raises a gamma alarm.
+        """
         self.read(self.at_s - 0.1, VehiclePresence(occupied=True))
+        if alarm:
+            self.read(self.at_s - 0.05, DeviceAlarm(kind="gamma", code="gamma"))
         for i in range(long_s):
             away_s = i + 0.5 - long_s / 2
             self.second(source, cps * (1.0 + (away_s / half_s) ** 2) ** -1.5)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import running_mosquitto
 
-from agent import supervisor
+from agent import recorder as recorders
 from agent.clock import Clock
 from agent.delivery import blobs, forward, outbox
 from agent.delivery.blobs import CHUNK_BYTES, StoredBlob
@@ -632,8 +632,8 @@ def test_a_centre_does_not_receipt_what_its_digest_contradicts(
 
 def test_what_a_disk_takes_not_waits_in_bounded_memory(monkeypatch) -> None:
     """A record beyond the bound is kept without its blobs; the raised alarm is never lost."""
-    monkeypatch.setattr(supervisor, "KEPT_UNSTORED_BLOB_BYTES", 2500)
-    monkeypatch.setattr(supervisor, "RETRY_STORE_S", 0.01)
+    monkeypatch.setattr(recorders, "KEPT_UNSTORED_BLOB_BYTES", 2500)
+    monkeypatch.setattr(recorders, "RETRY_STORE_S", 0.01)
 
     class Disk:
         """Takes nothing until there is room."""
@@ -649,7 +649,7 @@ def test_what_a_disk_takes_not_waits_in_bounded_memory(monkeypatch) -> None:
 
     async def scenario() -> None:
         disk = Disk()
-        recorder = supervisor.Recorder(disk, Clock())
+        recorder = recorders.Recorder(disk, Clock())
         for number in range(4):
             recorder.put(with_blob(passage(number), number, 1000))
         await asyncio.sleep(0)

@@ -137,7 +137,7 @@ def test_what_came_near_a_vehicle_is_no_background(tmp_path):
                 utc_us=round((1e9 + at_s) * 1e6), device="panel", readings=tuple(readings)
             )
         )
-    watch = EmptyLaneWatch("panel", 5.0, None)
+    watch = EmptyLaneWatch("panel", 5.0, {})
     encoder = Encoder(
         identity=Identity(root="r", site="s", gw="g"), mode="test", configrev="0", software="t"
     )

@@ -57,6 +57,7 @@ SOUGHT = Shapes(
     library=peaks(80.0, 186.0, 364.0, 662.0, 1250.0),
     dictionary=peaks(100.0, 250.0, 500.0, 1000.0, 2000.0),
     norm=peaks(1461.0, 609.0, 2614.0),
+    loads=peaks(1461.0, 609.0, 2614.0),
 )
 """Few shapes, quick to look for; what a lane computes of its own is another test's."""
 

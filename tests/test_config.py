@@ -172,7 +172,7 @@ def test_what_the_example_shows_as_default_is_the_default(example, file):
         "|alarm|ready|passage_in|passage_out|tamper|saturated|axles|max_axle_kg|relay_listen"
     )
     no_default += "|relay_clients|gamma_alarm_sigma|dose_rate_alarm_usv_per_h"
-    no_default += "|columns|pattern|energy|thresholds_file|exclude"
+    no_default += "|columns|pattern|energy|type_plate|thresholds_file|exclude"
     no_default += "|zero_slope_limit_kg_per_h|frozen_after_vehicles|calibration"
     opened = re.sub(
         rf"^#(?!(?:{no_default}) |span_)([a-z_0-9]+ = )", r"\1", text, flags=re.MULTILINE

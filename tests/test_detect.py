@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.analysis import detect, model, nuisance, threshold
+from agent.analysis import detect, learning, model, nuisance, threshold
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
 from agent.analysis.nuisance import Nuisance
@@ -44,16 +44,22 @@ def shapes_sought():
         library=peaks(("Cs-137", "Co-60", "Am-241"), (662.0, 1250.0, 80.0)),
         dictionary=peaks([f"{e} keV" for e in (100, 400, 900, 1800)], (100, 400, 900, 1800)),
         norm=peaks(("K-40", "Ra-226", "Th-232"), (1460.0, 700.0, 2600.0), 300.0),
+        loads=peaks(("K-40", "Ra-226", "Th-232"), (1460.0, 700.0, 2600.0), 300.0),
     )
 
 
 def small_prior(rng, slices=6, bins=5, modes=2, *, strength=3.0):
-    """A prior with dense covariances, and that covariance per cosine."""
+    """A prior of one case with dense covariances, and that covariance per cosine."""
     orthonormal = np.linalg.qr(rng.standard_normal((bins, modes)))[0]
     mixing = rng.standard_normal((slices, modes, modes))
     covariance = strength * mixing @ mixing.swapaxes(1, 2)
     gain = covariance @ np.linalg.inv(np.eye(modes) + covariance)
-    return Nuisance(cosines=nuisance.cosines(slices), modes=orthonormal, gain=gain), covariance
+    basis = nuisance.cosines(slices)
+    return one_case(basis, orthonormal, gain), covariance
+
+
+def one_case(basis, modes, gain):
+    return Nuisance(cosines=basis, modes=modes, gain=gain[None], weight=np.zeros(1))
 
 
 def whole_covariance(prior, covariance):
@@ -79,7 +85,53 @@ def test_cleaning_is_the_inverse_of_the_whole_covariance():
     prior, covariance = small_prior(rng)
     inverse = np.linalg.inv(whole_covariance(prior, covariance))
     white = rng.standard_normal((3, 6, 5))
-    assert prior.clean(white).reshape(3, 30) == pytest.approx(white.reshape(3, 30) @ inverse)
+    cleaned, case = prior.clean(white)
+    assert cleaned.reshape(3, 30) == pytest.approx(white.reshape(3, 30) @ inverse)
+    assert case.tolist() == [0, 0, 0]
+
+
+def test_the_case_is_the_likeliest_one_given_the_window():
+    rng = np.random.default_rng(SEED)
+    basis, modes = nuisance.cosines(6), np.linalg.qr(rng.standard_normal((5, 2)))[0]
+    mixing = rng.standard_normal((6, 2, 2))
+    shared = mixing @ mixing.swapaxes(1, 2)
+    covariances, chances = np.stack([0.1 * shared, 2.0 * shared, 30.0 * shared]), (0.5, 0.3, 0.2)
+    prior = nuisance.of_cases(basis, modes, covariances, np.array(chances))
+    seen = set()
+    for size in (0.5, 1.0, 2.0, 4.0, 8.0):
+        white = size * rng.standard_normal((6, 5))
+        odds = []
+        for covariance, chance in zip(covariances, chances, strict=True):
+            whole = whole_covariance(prior, covariance)
+            fit = white.ravel() @ np.linalg.solve(whole, white.ravel())
+            odds.append(math.log(chance) - 0.5 * (fit + np.linalg.slogdet(whole)[1]))
+        cleaned, case = prior.clean(white)
+        assert case == int(np.argmax(odds))
+        whole = whole_covariance(prior, covariances[case])
+        assert cleaned.ravel() == pytest.approx(np.linalg.solve(whole, white.ravel()))
+        seen.add(int(case))
+    assert seen == {0, 1, 2}
+
+
+def test_traffic_teaches_how_often_vehicles_take_how_much_away():
+    rng = np.random.default_rng(SEED)
+    passes, slices, bins = 3000, 16, 8
+    basis = nuisance.cosines(slices)
+    direction = np.full(bins, 1.0) / math.sqrt(bins)
+    # Most vehicles take little away, one in four takes eight times as much.
+    scale = np.where(rng.random(passes) < 0.25, 8.0, 1.0)
+    amounts = 6.0 * np.exp(-np.arange(slices) / 2.0) * rng.standard_normal((passes, slices))
+    slow = np.einsum("p,pf,b->pfb", scale, amounts, direction)
+    white = basis.T @ slow + rng.standard_normal((passes, slices, bins))
+    load = rng.random((1, bins))
+    prior = nuisance.learn(white, SLICE_S, load, 0.1)
+    _, case = prior.clean(white)
+    taken = np.array(nuisance.SCALES)[case // 2]
+    largest = scale > 1.0
+    # Scales are known up to a factor: what they say is which vehicles take more.
+    assert np.median(taken[largest]) >= 4 * np.median(taken[~largest])
+    wrong = (taken >= 4 * np.median(taken[~largest])) != largest
+    assert wrong.mean() < 0.15
 
 
 def test_power_is_the_quadratic_form_of_the_inverse():
@@ -87,7 +139,7 @@ def test_power_is_the_quadratic_form_of_the_inverse():
     prior, covariance = small_prior(rng)
     inverse = np.linalg.inv(whole_covariance(prior, covariance))
     profiles, shapes = rng.random((4, 6)), rng.standard_normal((3, 5))
-    power = prior.power(profiles, shapes)
+    power = prior.power(profiles, shapes)[0]
     for p in range(4):
         for t in range(3):
             signal = np.kron(profiles[p], shapes[t])
@@ -104,7 +156,7 @@ def test_z_is_the_generalised_least_squares_estimate_over_its_error():
     )
     filters = detect.bank(shapes, expected, prior, profiles)
     white = rng.standard_normal((6, 5))
-    z, which = filters.best(prior.clean(white), profiles, slice(None))
+    z, which = filters.best(*prior.clean(white), profiles, slice(None))
     for t in range(3):
         scores = []
         for profile in profiles.values:
@@ -120,17 +172,13 @@ def one_z(prior, shape, expected, profile, counts):
     profiles = detect.Profiles(values=profile[None], peak_s=np.zeros(1), half_width_s=np.ones(1))
     filters = detect.bank(shape[None], expected, prior, profiles)
     cleaned = prior.clean(detect.whiten(counts, expected))
-    return filters.best(cleaned, profiles, slice(None))[0][:, 0]
+    return filters.best(*cleaned, profiles, slice(None))[0][:, 0]
 
 
 def free_modes(modes, gain):
     """A prior whose modes are all free (1) or all absent (0)."""
     count = modes.shape[1]
-    return Nuisance(
-        cosines=nuisance.cosines(SLICES),
-        modes=modes,
-        gain=np.tile(gain * np.eye(count), (SLICES, 1, 1)),
-    )
+    return one_case(nuisance.cosines(SLICES), modes, np.tile(gain * np.eye(count), (SLICES, 1, 1)))
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0])
@@ -170,7 +218,7 @@ def test_a_free_direction_is_invisible():
     direction = (shape / np.sqrt(expected))[:, None]
     prior = free_modes(direction / np.linalg.norm(direction), 1.0)
     white = np.outer(rng.standard_normal(SLICES), direction[:, 0])
-    assert prior.clean(white) == pytest.approx(np.zeros((SLICES, BINS)), abs=1e-12)
+    assert prior.clean(white)[0] == pytest.approx(np.zeros((SLICES, BINS)), abs=1e-12)
     # The shape itself can then not be told from traffic: it scores nothing, not infinity.
     counts = rng.poisson(expected, (5, SLICES, BINS)).astype(float)
     profile = detect.point_profiles(SLICES, SLICE_S).values[20]
@@ -178,8 +226,10 @@ def test_a_free_direction_is_invisible():
 
 
 def test_a_wiener_filter_takes_negative_variances_as_none():
-    gain = nuisance._wiener(np.array([[[-0.5, 0.0], [0.0, 3.0]]]))
-    assert gain[0] == pytest.approx(np.array([[0.0, 0.0], [0.0, 0.75]]))
+    covariance = np.array([[[[-0.5, 0.0], [0.0, 3.0]]]])
+    prior = nuisance.of_cases(np.eye(1), np.eye(2), covariance, np.ones(1))
+    assert prior.gain[0, 0] == pytest.approx(np.array([[0.0, 0.0], [0.0, 0.75]]))
+    assert prior.weight == pytest.approx([-0.5 * math.log(4.0)])
 
 
 def test_nothing_expected_is_no_residual():
@@ -234,11 +284,11 @@ def source(strength_cps, peak_slice, slices=SLICES, energy_kev=662.0):
 @pytest.fixture(scope="module")
 def taught():
     counts, expected, background = traffic(np.random.default_rng(SEED), 1200)
-    return model.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
+    return learning.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
 
 
 def assumed(cps=2000.0, rate=1e-2):
-    return model.assume(shapes_sought(), falling(cps), SLICE_S, rate)
+    return learning.assume(shapes_sought(), falling(cps), SLICE_S, rate)
 
 
 def test_p_values_of_benign_passages_are_uniform_on_fresh_traffic(taught):
@@ -330,9 +380,9 @@ def test_a_bin_without_a_background_count_still_sees_a_source(taught):
 
 
 def test_too_few_passages_teach_no_model():
-    counts, expected, background = traffic(np.random.default_rng(SEED), model.LEAST_TO_LEARN - 1)
+    counts, expected, background = traffic(np.random.default_rng(SEED), learning.LEAST_TO_LEARN - 1)
     with pytest.raises(ValueError, match="399 benign passages; at least 400 are needed"):
-        model.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
+        learning.learn(counts, expected, background, shapes_sought(), SLICE_S, 1e-2)
 
 
 @pytest.mark.parametrize("cps", [20.0, 200.0, 5000.0])
@@ -360,7 +410,7 @@ def test_an_assumed_model_finds_a_source_and_suffers_a_vehicle():
 def test_the_smoothed_background_keeps_its_total_and_loses_its_noise():
     rng = np.random.default_rng(SEED)
     truth = falling(3000.0)
-    empty = model.learn_empty(rng.poisson(truth, (500, BINS)).astype(float))
+    empty = learning.learn_empty(rng.poisson(truth, (500, BINS)).astype(float))
     counts = rng.poisson(truth, (200, BINS)).astype(float)
     smooth = empty.smoothed(counts)
     scaled = truth * counts.sum(axis=1, keepdims=True) / truth.sum()
@@ -370,21 +420,23 @@ def test_the_smoothed_background_keeps_its_total_and_loses_its_noise():
 
 def test_long_passages_teach_by_all_their_windows():
     white = np.arange(3 * 40.0).reshape(3, 40, 1)
-    windows = model._windows(white, np.array([40, 30, 10]), 16)
+    windows = learning._windows(white, np.array([40, 30, 10]), 16)
     firsts = [(int(each[0, 0]) // 40, int(each[0, 0]) % 40) for each in windows]
     assert firsts == [(0, 0), (1, 0), (2, 0), (0, 8), (1, 8), (0, 16), (0, 24)]
-    short = model._windows(white[:, :10], np.array([10] * 3), 16)
+    short = learning._windows(white[:, :10], np.array([10] * 3), 16)
     assert short.shape == (3, 16, 1)
     assert not short[:, :6].any()
 
 
 def test_a_few_passages_teach_the_prior_but_no_threshold():
     counts, expected, _ = traffic(np.random.default_rng(SEED + 9), 30)
-    few = model.learn_prior(counts, expected, shapes_sought(), SLICE_S, 1e-2)
+    few = learning.learn_prior(counts, expected, shapes_sought(), SLICE_S, 1e-2)
     assert few.is_provisional
     # What a vehicle takes away is slow: the slow cosines are free, the fast ones hardly at all.
-    free = np.trace(few.nuisance.gain, axis1=1, axis2=2)
-    assert free[1] > 3 * free[-4:].mean()
+    free = np.trace(few.nuisance.gain, axis1=2, axis2=3)
+    bare = free[::2]  # every other case has no load
+    assert (bare[:, 1] > 3 * bare[:, -4:].mean(axis=1)).all()
+    assert (np.diff(bare[:, 1]) > 0).all()
 
 
 def test_a_model_says_its_look_and_its_window(taught):

@@ -48,3 +48,12 @@ def test_the_plastic_benchmark_finds_more_with_the_pipeline_than_with_gross_coun
     assert found["pipeline"]["0.05"] > 0.8 > found["gross k-sigma"]["0.05"]
     assert all(each["0.08"] > 0.9 for each in found.values())
     assert all(count <= 3 for count in said["false_alarms"].values())
+
+
+@pytest.mark.skipif(not SPECTRA.is_file(), reason="no shared spectra beside the project")
+def test_a_measured_caesium_spectrum_thinned_to_a_passage_is_named():
+    rows = said_by("measured_spectra", "--data", str(DATA))["rows"]
+    empty, caesium = rows[0], rows[-1]
+    assert (empty["source"], empty["snm"]) == ("none", 0)
+    assert caesium["source"] == "Cs-137"
+    assert caesium["first"] == caesium["alarms"] == caesium["passes"]

@@ -325,11 +325,11 @@ def test_any_register_values_never_raise(capture, data):
     driver = capture.make()
     for _ in range(8):
         block = data.draw(st.sampled_from(driver.blocks()))
-        count = data.draw(st.sampled_from([block.count, block.count, 0, block.count + 1]))
+        count = data.draw(st.sampled_from([block.values, block.values, 0, block.values + 1]))
         registers = tuple(data.draw(st.lists(register, min_size=count, max_size=count)))
         readings = driver.decode(block, registers)
         assert all(isinstance(r, Reading) for r in readings)
-        if count != block.count:
+        if count != block.values:
             assert readings
             assert good(readings) == []
         if data.draw(st.booleans()):
@@ -357,7 +357,7 @@ def test_blocks_differ_in_function_or_length_because_a_late_reply_has_no_number(
 def test_a_block_that_was_not_asked_for_is_refused(capture):
     driver = capture.make()
     block = dataclasses.replace(driver.blocks()[0], address=999)
-    readings = driver.decode(block, (0,) * block.count)
+    readings = driver.decode(block, (0,) * block.values)
     assert [type(r) for r in readings] == [BadFrame]
 
 

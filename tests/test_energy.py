@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.analysis.detector import Detector
 from agent.analysis.energy import polynomial_edges, rebin_matrix, sqrt_grid
 from agent.analysis.energy_fit import KnownLine, fit_scale, separate
-from agent.analysis.gain import GainPrior, track
+from agent.analysis.gain import POTASSIUM_KEV, GainPrior, of_line, track
 from agent.analysis.peaks import fitted, significance
 from agent.analysis.response import background_components
 
@@ -195,6 +195,33 @@ def background(components, gain, offset_kev, live_s, seed):
     below = np.concatenate(([0.0], np.cumsum(density)))
     true = offset_kev + gain * EDGES
     return np.random.default_rng(seed).poisson(np.diff(np.interp(true, EDGES, below)))
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.02, 0.975])
+def test_a_line_tells_the_gain_where_the_background_is_not_the_known_shapes(components, gain):
+    """Potassium's share is as it was; what lies below is of nothing that was computed."""
+    potassium = components[0] / components[0].sum()
+    strange = np.exp(-EDGES[:-1] / 300.0) * (1.0 + 0.3 * np.sin(EDGES[:-1] / 60.0))
+    density = 40_000 * potassium + 200_000 * strange / strange.sum()
+    below = np.concatenate(([0.0], np.cumsum(density)))
+    mean = np.diff(np.interp(gain * EDGES, EDGES, below))
+    width = float(NAI.fwhm_kev(np.array([POTASSIUM_KEV]))[0])
+    prior = GainPrior(sigma_gain=0.01)
+    for seed in range(5):
+        counts = np.random.default_rng(seed).poisson(mean)
+        assert track(counts, 600.0, EDGES, components).gain is None
+        fit = of_line(counts, EDGES, width, prior)
+        assert fit.gain == pytest.approx(gain, abs=0.004)
+        assert 0 < fit.sigma_gain < 0.004
+
+
+def test_no_line_or_another_one_tells_no_gain(components):
+    width = float(NAI.fwhm_kev(np.array([POTASSIUM_KEV]))[0])
+    smooth = np.random.default_rng(1).poisson(2000 * np.exp(-EDGES[:-1] / 600.0))
+    assert of_line(smooth, EDGES, width, GainPrior(sigma_gain=0.01)) is None
+    cobalt = np.exp(-0.5 * ((EDGES[:-1] - 1332.5) / (width / FWHM_PER_SIGMA)) ** 2)
+    counts = np.random.default_rng(1).poisson(200 * np.exp(-EDGES[:-1] / 600.0) + 300 * cobalt)
+    assert of_line(counts, EDGES, width, GainPrior(sigma_gain=0.01)) is None
 
 
 @pytest.mark.parametrize(

@@ -273,8 +273,41 @@ def test_neutrons_of_a_quiet_detector_keep_their_rate():
     quiet = 0
     for _ in range(2000):
         slices = rng.poisson(0.02, 40)
-        quiet += pass_judging._least_neutron_p(slices, 0.2, 0.1, 4000.0) < 0.01
+        live_s = np.full(40, 0.2)
+        quiet += pass_judging._least_neutron_p(slices, live_s, 0.2, 0.1, 4000.0) < 0.01
     assert quiet <= 0.01 * 2000
+
+
+def test_neutrons_booked_once_a_second_are_judged_by_their_live_time():
+    # A second of neutrons in every fifth slice, none before the vehicle broke the beam.
+    live_s = np.zeros(60)
+    live_s[22::5] = 1.0
+    rng = np.random.default_rng(SEED)
+    low = 0
+    for _ in range(2000):
+        slices = np.where(live_s > 0, rng.poisson(2.5, 60), 0)
+        low += pass_judging._least_neutron_p(slices, live_s, 0.2, 2.5, 4000.0) < 0.01
+    assert low <= 0.01 * 2000
+    slices[32] = 30
+    assert pass_judging._least_neutron_p(slices, live_s, 0.2, 2.5, 4000.0) < 1e-9
+    assert pass_judging._least_neutron_p(slices * 0, live_s * 0, 0.2, 2.5, 4000.0) == 1.0
+
+
+def test_the_rate_of_neutrons_is_that_of_their_live_time(tmp_path):
+    content = windows(commission=30)
+    rng = np.random.default_rng(SEED)
+    shape = (len(content["role"]), SLICES, 2)
+    live_s = np.zeros(shape)
+    live_s[:, SLICES // 2 :] = content["slice_s"]
+    content["neutron_counts"] = rng.poisson(3.0 * live_s).astype(np.int16)
+    content["neutron_live_s"] = live_s
+    passes = read_passes(written(tmp_path / "p.npz", content))
+    rate_cps, known_s = pass_judging.neutron_rate(passes)
+    assert known_s == pytest.approx(30 * (SLICES - SLICES // 2) * float(content["slice_s"]))
+    assert rate_cps == pytest.approx(2 * 3.0, rel=0.1)
+    del content["neutron_live_s"]
+    passes = read_passes(written(tmp_path / "q.npz", content))
+    assert pass_judging.neutron_rate(passes)[0] < 0.6 * rate_cps
 
 
 def test_windows_without_edges_are_judged(tmp_path, capsys):
@@ -412,6 +445,22 @@ BROKEN = {
     "speed-infinite": ({"speed_m_per_s": np.array([1.0, np.inf])}, "NaN says unknown"),
     "neutrons-short": ({"neutron_counts": np.zeros((2, 2, 1), dtype=int)}, "neutron_counts has"),
     "neutrons-none": ({"neutron_counts": np.zeros((2, 3, 0), dtype=int)}, "has no detector"),
+    "neutrons-live-short": (
+        {"neutron_live_s": np.ones((2, 2, 1))},
+        "neutron_live_s has the shape",
+    ),
+    "neutrons-live-negative": (
+        {"neutron_live_s": negative(np.ones((2, 3, 1)))},
+        "neutron_live_s holds -1",
+    ),
+    "neutrons-live-none": (
+        {"neutron_live_s": np.zeros((2, 3, 1)), "neutron_counts": np.ones((2, 3, 1), dtype=int)},
+        "neutron_live_s is 0 where neutrons were counted",
+    ),
+    "neutrons-live-alone": (
+        {"neutron_live_s": np.ones((2, 3, 1)), "neutron_counts": None},
+        "neutron_live_s stands without neutron_counts",
+    ),
     "role-missing": ({"role": None}, "role is missing"),
     "role-other": ({"role": np.array(["test", "train"])}, "role is train for pass 1"),
     "role-no-test": ({"role": np.array(["commission"] * 2)}, "nothing to judge"),

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from lane_bench import LOUD, Bench, stamp
 from spectral_bench import BACKGROUND_CPS, LEFT, RIGHT, SpectralLane, computed_rules
 
-from agent import supervisor
+from agent import recorder as recorders
 from agent.clock import Clock
 from agent.delivery.journal_thread import Journal
+from agent.delivery.wire import WireError
 from agent.evidence.event import EventFiles, event_of
 from agent.evidence.n42_read import read_n42
 from agent.evidence.n42_words import N42Event
-from agent.lane.options import RpmOptions
+from agent.lane.options import RpmOptions, TypePlateOptions
 from agent.records import Alarm, Audit, EventSource, Passage, Record
 from agent.settings import JournalOptions
 from drivers.readings import DeviceNuclides, NuclideFound, VehicleSpeed, WindowCounts
@@ -51,7 +52,9 @@ def spectral_lane() -> SpectralLane:
 
 def counting_lane(**changes: Any) -> Bench:
     """Return a lane of one TSA portal: a loud vehicle with windows and neutrons, a quiet one."""
-    lane = Bench(rpm=RpmOptions(detectors=("low", "high", "left", "right")), **changes)
+    plate = TypePlateOptions(manufacturer="Rapiscan", model="TM-850", serial_number="4711")
+    detectors = ("low", "high", "left", "right")
+    lane = Bench(rpm=RpmOptions(detectors=detectors, type_plate=plate), **changes)
     lane.background(0)
     lane.neutron_background(0, 2.5)
     for i in range(20):
@@ -119,6 +122,7 @@ def test_the_file_of_a_source_holds_its_background_its_slices_and_what_was_found
     part = passage.spectral
     assert (event.item.passage_id, event.item.lane) == (passage.passage_id, "in-1")
     assert event.instrument.class_code == "Spectroscopic Portal Monitor"
+    assert (event.instrument.manufacturer, event.instrument.model) == ("not given", "not given")
     assert {(d.name, d.kind) for d in event.detectors} == {
         (f"rpm/{LEFT}", "CsI"),
         (f"rpm/{RIGHT}", "CsI"),
@@ -171,7 +175,13 @@ def test_every_spectrum_of_the_vehicles_time_stands_in_the_file_as_it_came() -> 
 def test_the_file_of_a_counting_portal_holds_counts_windows_neutrons_and_backgrounds() -> None:
     lane = counting_lane()
     event = read(files().attach(lane.passages()[0]).blobs[0].data)
-    assert event.instrument.class_code == "Portal Monitor"
+    instrument = event.instrument
+    assert instrument.class_code == "Portal Monitor"
+    assert (instrument.manufacturer, instrument.model) == ("Rapiscan", "TM-850")
+    assert instrument.versions == (
+        ("Software", "checkpointd 0.1.0"),
+        ("rpm, serial number", "4711"),
+    )
     gross = [(g.detector, g.counts) for m in event.measurements for g in m.gross_counts]
     assert gross.count(("rpm gamma low", (400,))) == 20
     assert ("rpm neutron low", (3,)) in gross
@@ -269,7 +279,7 @@ def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(tmp_pa
 
         journal.append = noted
         slow = Slow(gateway="bridge-north/gw-1", creator="checkpointd 0.1.0")
-        recorder = supervisor.Recorder(journal, Clock(), slow)
+        recorder = recorders.Recorder(journal, Clock(), slow)
         for record in (*records, after):
             recorder.put(record)
         await recorder.drain(20.0)
@@ -307,10 +317,10 @@ def test_a_file_that_cannot_be_written_costs_the_file_and_not_the_record(caplog)
     class Disk:
         async def append(self, record: Record) -> Any:
             kept.append(record)
-            raise supervisor.WireError("not stored here")
+            raise WireError("not stored here")
 
     async def scenario() -> None:
-        recorder = supervisor.Recorder(Disk(), Clock(), Broken(gateway="a/b", creator="c"))
+        recorder = recorders.Recorder(Disk(), Clock(), Broken(gateway="a/b", creator="c"))
         for record in event_records(counting_lane().records):
             recorder.put(record)
         await recorder.drain(5.0)

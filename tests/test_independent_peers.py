@@ -19,6 +19,7 @@ import pytest
 
 from drivers.base import Block, LineParameters
 from drivers.modbus import ExceptionReplyError, ModbusLine, NoReplyError
+from drivers.scale import ricelake_mailbox
 from drivers.scale.modbus_map import Driver, Options
 from simulators.clock import SceneClock
 from simulators.modbus_server import ModbusRtuServer, ModbusTcpServer, ModbusUnit
@@ -205,6 +206,28 @@ def test_a_float_from_libmodbus_is_read_in_its_word_order(server_program, order,
 
     (weight,) = asyncio.run(scene())
     assert weight.value == "12340.5"
+
+
+@KINDS
+def test_a_mailbox_served_by_libmodbus_is_asked_and_weighed_with_its_tare(server_program, kind):
+    driver = ricelake_mailbox.Driver(
+        ricelake_mailbox.Options(
+            write_address=380,
+            read_address=384,
+            weight_unit="kg",
+            decimals=0,
+            capacity=80_000,
+            answer_after_s=0.0,
+        )
+    )
+
+    async def scene():
+        async with libmodbus(server_program, kind) as line:
+            (what,) = driver.blocks()
+            return [w for _ in range(3) for w in driver.decode(what, await read(line, what))]
+
+    weights = asyncio.run(scene())
+    assert [(w.value, w.tare, w.mode) for w in weights] == [("-70000", "160", "gross")] * 3
 
 
 # ------------------------------------------------------------------ mbpoll as the client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,18 @@ from agent.analysis.energy import sqrt_grid
 from agent.cli import main
 from agent.config.spectral import spectral_rules
 from agent.delivery.wire import Encoder, Identity
+from agent.tools.lane_neutrons import LaneNeutrons
 from agent.tools.lane_passes import LanePasses, whole
 from agent.tools.passes import read_passes, write_passes
 from agent.tools.recording import CapturedReadings
 from agent.tools.replay import Replay
-from drivers.readings import DeviceAlarm, EnergyCalibration, GammaSpectrum, VehiclePresence
+from drivers.readings import (
+    DeviceAlarm,
+    EnergyCalibration,
+    GammaSpectrum,
+    NeutronCounts,
+    VehiclePresence,
+)
 
 SEED = 20261123
 LOGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "lane-logs"
@@ -130,6 +138,79 @@ def test_a_recordings_passages_are_written_and_read_back(tmp_path, lane, rules):
     assert np.isnan(passes.speed_m_per_s).all()
 
 
+def neutrons(count):
+    return NeutronCounts(counts=(count, 1), real_time_s=1.0, device_alarm=False)
+
+
+def test_neutrons_counted_all_the_time_stand_in_their_slices(lane, rules):
+    recording = Recording()
+    for second in range(1, 90):
+        if second == 60:
+            recording.say(VehiclePresence(occupied=True))
+        if second == 68:
+            recording.say(VehiclePresence(occupied=False))
+        recording.seconds(1)
+        recording.say(neutrons(second % 7))
+    recording.seconds(20)
+    passes = recorded(recording, lane, rules).passes()
+    assert passes.neutron_live_s is None  # the length of a slice, in every slice
+    length = int(passes.slices[0])
+    got = passes.neutron_counts[0, :length].tolist()
+    sent = [[second % 7, 1] for second in range(1, 90)]
+    assert any(sent[at : at + length] == got for at in range(len(sent))), got
+    assert not passes.neutron_counts[0, length:].any()
+
+
+def test_neutrons_stand_in_the_slice_that_holds_their_middle(tmp_path, lane, rules):
+    recording = Recording()
+    recording.seconds(60)
+    two = NeutronCounts(counts=(3, 4), real_time_s=1.0, device_alarm=False)
+    recording.vehicle(8, two)
+    recording.seconds(40)
+    recording.vehicle(8)
+    recording.seconds(40)
+    # Nobody is there, and no passage has these.
+    recording.say(replace(two, counts=(100, 100)))
+    recording.seconds(40)
+    write_passes(tmp_path / "p.npz", recorded(recording, lane, rules).passes())
+    passes = read_passes(tmp_path / "p.npz", needs_test=False)
+    assert passes.neutron_counts.sum(axis=(0, 1)).tolist() == [3, 4]
+    at = np.argwhere(passes.neutron_live_s[:, :, 0]).tolist()
+    assert [number for number, _ in at] == [0]
+    # It came with the fourth second of the vehicle, behind an approach of some five.
+    assert at[0][1] == pytest.approx(passes.slices[0] - 4 - 1, abs=1)
+    assert passes.neutron_live_s.sum(axis=(0, 1)).tolist() == [1.0, 1.0]
+
+
+def test_a_recording_without_neutrons_has_no_array_of_them(lane, rules):
+    recording = Recording()
+    recording.seconds(60)
+    recording.vehicle(8)
+    recording.seconds(40)
+    passes = recorded(recording, lane, rules).passes()
+    assert passes.neutron_counts is None
+    assert passes.neutron_live_s is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40_000_000), st.integers(0, 50)), max_size=30),
+    st.integers(1, 30),
+)
+def test_no_neutron_is_booked_twice_and_none_outside(heard, slices):
+    booked = LaneNeutrons()
+    for ended_us, count in heard:
+        reading = NeutronCounts(counts=(count,), real_time_s=1.0, device_alarm=False)
+        booked.take(ended_us, "rpm", reading)
+    spans = [(5_000_000 + 1_000_000 * i, 6_000_000 + 1_000_000 * i) for i in range(slices)]
+    counts, live_s = booked.booked([spans], 0.9)
+    inside = [n for us, n in heard if 5_500_000 <= us < 5_500_000 + 1_000_000 * slices]
+    if not inside:
+        assert (counts, live_s) == (None, None)
+        return
+    assert counts.sum() == sum(inside)
+    assert live_s.sum() == len(inside)
+
+
 def test_a_detector_that_is_silent_or_was_heard_late_has_no_live_time(lane, rules):
     recording = Recording()
     recording.seconds(40, ("left",))
@@ -218,6 +299,10 @@ def test_a_recorded_day_of_a_portal_with_windows(tmp_path, capsys, windows_lane)
     assert passes.counts.sum() == sent  # every window line of the day is in one passage
     assert passes.slice_s == 0.2
     assert passes.edges_kev is None
+    seconds = [line.split(",")[1:5] for line in text.splitlines() if line[:3] in {"NS,", "NA,"}]
+    assert passes.neutron_counts.sum() == sum(int(n) for four in seconds for n in four)
+    assert passes.neutron_live_s.sum() == 4 * len(seconds)
+    assert set(np.unique(passes.neutron_live_s)) <= {0.0, 1.0, 2.0}
     # Windows see some 42 counts/s more than the gamma lines; each vehicle shields the lane.
     rate = passes.background_counts.sum(axis=(1, 2)) / passes.background_s
     inside = passes.counts.sum(axis=(1, 2, 3)) / (passes.slices * 0.2)

@@ -9,6 +9,7 @@ from lane_bench import stamp
 from spectral_bench import ENERGY, LEFT, RIGHT, computed_rules
 from spectral_bench import SpectralLane as Lane
 
+from agent.lane.alarms import worded_p
 from agent.lane.options import SpectralRules
 from drivers.readings import GammaSpectrum, VehiclePresence
 
@@ -80,6 +81,30 @@ def test_potassium_spread_over_the_load_is_natural_and_never_of_high_severity(ru
     assert [n.name for n in part.nuclides] == ["K-40"]
     for alarm in lane.alarms("spectral")[1:]:
         assert alarm.severity == "elevated"
+
+
+@pytest.mark.parametrize(("alarm", "category"), [(False, None), (True, "NORM")])
+def test_what_alarmed_the_portal_is_looked_at_though_its_spectrum_is_no_alarm(
+    rules, alarm, category
+):
+    lane = Lane(rules, seed=4)
+    lane.empty(90)
+    part = lane.passes("K-40", 18.0, half_s=30.0, long_s=14, alarm=alarm).spectral
+    assert not part.alarm
+    assert part.p > 0.1
+    assert part.category == category
+
+
+@pytest.mark.parametrize(
+    ("nuclide", "cps", "seed"), [("Co-60", 25.0, 1), ("Ba-133", 40.0, 3), ("I-131", 40.0, 5)]
+)
+def test_a_weak_source_is_not_taken_for_natural_cargo(rules, nuclide, cps, seed):
+    """K, U and Th together explain almost anything weak; one other nuclide explains it better."""
+    lane = Lane(rules, seed=seed)
+    lane.empty(60)
+    part = lane.passes(nuclide, cps, alarm=True).spectral
+    assert part.category not in (None, "NORM")
+    assert part.norm is False
 
 
 # ------------------------------------------------------------------ what is not judged
@@ -167,6 +192,23 @@ def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):
 # ------------------------------------------------------------------ background
 
 
+def test_other_slices_begin_with_another_background_and_the_same_gains(rules):
+    lane = Lane(rules)
+    lane.empty(90)
+    before = lane.state.spectra
+    options = replace(rules.options, slice_s=0.5)
+    lane.rules = replace(lane.rules, spectral=replace(rules, options=options))
+    lane.empty(20)
+    now = lane.state.spectra
+    assert now.gathering.slice_us == 500_000
+    assert now.empty.live_s.max() < 20
+    assert set(now.gains) == set(before.gains)
+    assert now.gains["rpm/Aa1"].sample.live_s > before.gains["rpm/Aa1"].sample.live_s
+    lane.rules = replace(lane.rules, spectral=replace(rules, options=options, shapes=rules.shapes))
+    lane.empty(5)
+    assert lane.state.spectra.empty.live_s.max() > now.empty.live_s.max()
+
+
 def test_no_vehicle_feeds_the_background_nor_what_lingers_behind_it(rules):
     lane = Lane(rules)
     lane.empty(120)
@@ -221,3 +263,15 @@ def test_ticks_between_events_change_no_record_and_a_replay_gives_the_same(rules
     assert again.records == lane.records
     assert ticked.records == lane.records
     assert lane.records[-1].stamp.mono_us <= stamp(lane.at_s + 60.0).mono_us
+
+
+# ------------------------------------------------------------------ in words
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(1.0, "p = 1"), (0.0412, "p = 0.041"), (4.21e-7, "p = 4.2e-07"), (1e-300, "p < 1e-12")],
+    ids=["one", "likely", "small", "too small to be told"],
+)
+def test_a_p_value_is_worded_as_far_as_anybody_can_know_it(p, words):
+    assert worded_p(p) == words

@@ -41,8 +41,11 @@ SHARED_BY_CODECS = (
     "drivers.base",
     "drivers.counters",
     "drivers.inputs",
+    "drivers.line_cutter",
+    "drivers.lines",
     "drivers.mrz",
     "drivers.n42_xml",
+    "drivers.register_weight",
     "drivers.registers",
     "drivers.slip",
     "drivers.text_lines",
@@ -65,7 +68,14 @@ EDGES = (
     "agent.delivery.snapshots",
 )
 SHELL = ("agent.link", "agent.outputs", "agent.relay", "agent.delivery")
-TOP = ("agent.supervisor", "agent.cli", "agent.tools")
+RUNNING = (
+    "agent.supervisor",
+    "agent.display",
+    "agent.gateway_faults",
+    "agent.recorder",
+    "agent.running_lane",
+)
+TOP = (*RUNNING, "agent.cli", "agent.tools")
 
 # The first rule whose module fits counts: the narrow before the wide.
 RULES = (
@@ -98,7 +108,7 @@ RULES = (
         frozenset({"sqlite3"}),
     ),
     Rule(
-        ("agent.supervisor", "agent.cli"),
+        (*RUNNING, "agent.cli"),
         ("agent", "drivers"),
         ("msgspec",),
         frozenset({"sqlite3"}),

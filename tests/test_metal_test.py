@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import Bench, stamp
 
+from agent.config.load import examine
 from agent.delivery.wire import Encoder, Identity, encode
 from agent.lane.options import ContactOptions, MetalOptions
 from drivers.readings import Contact, MetalAlarm, MetalPassages
@@ -178,6 +179,164 @@ def test_a_switch_that_is_left_on_hides_nobody_for_ever():
     switch(lane, 2200, False)
     assert "test_switch_left_on" not in standing(lane)
     assert len(lane.audits("test")) == 1
+
+
+# --- several detectors, several switches ----------------------------------------------------------
+
+
+def two(**contacts) -> Bench:
+    """Return a lane with the detectors metal and metal-2."""
+    lane = bench()
+    metals = {**lane.rules.metals, "metal-2": MetalOptions(max_gap_s=10.0)}
+    options = ContactOptions(**contacts)
+    lane.rules = replace(lane.rules, metals=metals, contacts={"io": options})
+    for name in metals:
+        lane.read(0, MetalAlarm(active=False, pulses=0), name)
+    return lane
+
+
+def turn_key(lane: Bench, at_s: float, name: str, active: bool | None) -> None:
+    lane.read(at_s, Contact(name=name, active=active), "io")
+
+
+def alarm(lane: Bench, at_s: float, device: str) -> None:
+    lane.read(at_s, MetalPassages(entered=1, left=0), device)
+    lane.read(at_s + 0.3, MetalAlarm(active=True, pulses=1), device)
+    lane.read(at_s + 0.6, MetalAlarm(active=False, pulses=0), device)
+
+
+def results(lane: Bench) -> list[tuple[str, str, int]]:
+    return [(r.data["device"], r.data["result"], r.data["alarms"]) for r in lane.audits("test")]
+
+
+def test_a_switch_without_names_is_for_all_detectors():
+    lane = two(metal_test="key")
+    turn_key(lane, 10, "key", True)
+    for device in ("metal", "metal-2"):
+        alarm(lane, 11, device)
+    turn_key(lane, 20, "key", False)
+    assert sorted(results(lane)) == [("metal", "passed", 1), ("metal-2", "passed", 1)]
+
+
+def test_a_detectors_own_switch_tests_it_and_the_other_one_goes_on_guarding():
+    lane = two(metal_test="key", metal_test_of={"metal-2": "key-2"})
+    turn_key(lane, 10, "key-2", True)
+    alarm(lane, 11, "metal-2")
+    alarm(lane, 13, "metal")
+    turn_key(lane, 20, "key-2", False)
+    lane.stop(100)
+    assert results(lane) == [("metal-2", "passed", 1)]
+    assert [a.device for a in lane.alarms("metal", "raised")] == ["metal"]
+
+
+def test_the_common_switch_leaves_out_who_has_its_own():
+    lane = two(metal_test="key", metal_test_of={"metal-2": "key-2"})
+    turn_key(lane, 10, "key", True)
+    alarm(lane, 11, "metal")
+    turn_key(lane, 20, "key", False)
+    assert results(lane) == [("metal", "passed", 1)]
+
+
+def test_one_switch_that_falls_ends_no_test_of_the_other():
+    lane = two(metal_test_of={"metal": "key", "metal-2": "key-2"})
+    turn_key(lane, 10, "key", True)
+    turn_key(lane, 11, "key-2", True)
+    alarm(lane, 12, "metal")
+    turn_key(lane, 20, "key", False)
+    assert results(lane) == [("metal", "passed", 1)]
+    alarm(lane, 22, "metal-2")
+    turn_key(lane, 30, "key-2", False)
+    assert results(lane)[1:] == [("metal-2", "passed", 1)]
+
+
+def test_a_switch_left_on_is_a_fault_until_it_falls_and_leaves_the_other_one_its_tests():
+    lane = two(metal_test_of={"metal": "key", "metal-2": "key-2"})
+    turn_key(lane, 10, "key", True)
+    lane.tick(2000)
+    assert "test_switch_left_on" in standing(lane)
+    turn_key(lane, 2010, "key-2", True)
+    alarm(lane, 2011, "metal-2")
+    turn_key(lane, 2020, "key-2", False)
+    assert results(lane)[1:] == [("metal-2", "passed", 1)]
+    assert "test_switch_left_on" in standing(lane)
+    turn_key(lane, 2030, "key", False)
+    assert "test_switch_left_on" not in standing(lane)
+
+
+def test_a_lost_module_breaks_the_tests_of_all_its_switches_off():
+    lane = two(metal_test_of={"metal": "key", "metal-2": "key-2"})
+    turn_key(lane, 10, "key", True)
+    turn_key(lane, 11, "key-2", True)
+    lane.link(20, "io", up=False)
+    assert sorted(results(lane)) == [("metal", "broken_off", 0), ("metal-2", "broken_off", 0)]
+
+
+# --- what the configuration says of it ------------------------------------------------------------
+
+GATEWAY = """
+[gateway]
+site = "north"
+gw = "gw-1"
+
+[mqtt]
+host = "localhost"
+tls = false
+"""
+DETECTOR = """
+[devices.{name}]
+driver = "metal.dry_contact"
+port = "tcp://127.0.0.1:{port}"
+preset = "moxa-e1210"
+{more}
+"""
+SWITCHES = """
+[devices.io]
+driver = "lane.contacts"
+port = "tcp://127.0.0.1:1700"
+preset = "moxa-e1212"
+inputs = {{ key = {{ channel = 0 }}, key-2 = {{ channel = 1 }} }}
+{roles}
+"""
+
+
+def problems(tmp_path: Path, roles: str | None, more: str = "test_every_h = 24.0") -> list[str]:
+    """Return what check says of a lane with two detectors, the first of which has ``more``."""
+    text = DETECTOR.format(name="metal", port=1601, more=more)
+    text += DETECTOR.format(name="metal-2", port=1602, more="")
+    text += "" if roles is None else SWITCHES.format(roles=roles)
+    (tmp_path / "lanes").mkdir()
+    (tmp_path / "lanes" / "one.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "gateway.toml").write_text(GATEWAY, encoding="utf-8")
+    found = examine(tmp_path).problems
+    return [f"{'warning: ' if p.is_warning else ''}{p.text}" for p in found]
+
+
+@pytest.mark.parametrize("roles", [None, "", 'metal_test_of = { metal-2 = "key" }'])
+def test_a_test_that_falls_due_and_has_no_switch_is_warned_of(tmp_path, roles):
+    (said,) = problems(tmp_path, roles)
+    assert said.startswith("warning: a test falls due and no switch announces one")
+
+
+@pytest.mark.parametrize("roles", ['metal_test = "key"', 'metal_test_of = { metal = "key-2" }'])
+def test_a_test_with_its_switch_is_not_warned_of(tmp_path, roles):
+    assert problems(tmp_path, roles) == []
+
+
+def test_where_no_test_falls_due_no_switch_is_needed(tmp_path):
+    assert problems(tmp_path, None, more="") == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        ('metal_test_of = { metal-3 = "key" }', 'no metal detector "metal-3"'),
+        ('metal_test_of = { metal = "kay" }', 'there is no input "kay"'),
+        ('metal_test = "key"\nmetal_test_of = { metal = "key" }', 'input "key" has two roles'),
+        ('tamper = ["key"]\nmetal_test_of = { metal = "key" }', 'input "key" has two roles'),
+    ],
+)
+def test_a_switch_of_nothing_or_with_two_roles_is_a_problem(tmp_path, roles, said):
+    assert any(said in line for line in problems(tmp_path, roles))
 
 
 @settings(max_examples=60, deadline=None)

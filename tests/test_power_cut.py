@@ -19,6 +19,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,19 +81,24 @@ def append_until_cut(image, begin, records, *, flushes=True):
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as child:
             acknowledged = []
+            cut_ns = None
             for line in child.stdout:
-                stream, epoch, seq = line.split()
-                acknowledged.append((stream, epoch, int(seq)))
+                acknowledged.append(line)
                 if len(acknowledged) == records:
+                    cut_ns = time.monotonic_ns()
                     cut(folder)
                     child.kill()
                     break
-            # Whole lines that were in the pipe when the power went were acknowledged before.
-            rest = child.stdout.read()
-            for line in rest.splitlines():
-                stream, epoch, seq = line.split()
-                acknowledged.append((stream, epoch, int(seq)))
-    return acknowledged
+            # What was acknowledged before the power went may still be in the pipe. A line written
+            # while it went is none: on a machine without power nobody would have heard it, and a
+            # flush that runs meanwhile may say that it is done.
+            acknowledged += child.stdout.readlines()
+    told = [line.split() for line in acknowledged if line.endswith("\n")]
+    return [
+        (stream, epoch, int(seq))
+        for stream, epoch, seq, at_ns in told
+        if cut_ns is None or int(at_ns) < cut_ns
+    ]
 
 
 def kept(image):

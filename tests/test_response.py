@@ -17,7 +17,8 @@ from agent.analysis.energy import polynomial_edges, rebin_matrix, sqrt_grid
 from agent.analysis.library import Library
 from agent.analysis.nuclides import Beta, Line, Nuclide, NuclideTable
 from agent.analysis.response import background_components, monoenergetic, templates
-from agent.analysis.selection import chosen, cosines, pruned, spread
+from agent.analysis.selection import chosen, cosines, pruned, representative, spread
+from agent.analysis.shapes import computed_shapes
 from agent.analysis.transport import CENTRES_KEV, EDGES_KEV, GROUPS
 from agent.config.nuclides import load_nuclides
 
@@ -363,6 +364,34 @@ def test_spreading_takes_the_least_alike_first():
     library = made(("A", "B", "C"), [[1, 1, 0], [1, 0.9, 0], [0, 0, 1]])
     assert spread(library, np.ones(3), 2).names in (("A", "C"), ("B", "C"))
     assert spread(library, np.ones(3), 9).names == ("A", "B", "C")
+
+
+def test_representatives_stand_for_likely_shapes_first():
+    shapes = [[1, 0, 0, 0], [1, 0.3, 0, 0], [1, 0, 0.3, 0], [0, 0, 0, 1]]
+    library = made(("A", "A_Fe5", "A_Pb3", "B"), shapes)
+    flat, equal = np.ones(4), np.ones(4)
+    # A is most like its variants; what it leaves most of is B.
+    assert representative(library, flat, 1, equal).names == ("A",)
+    assert representative(library, flat, 2, equal).names == ("A", "B")
+    # A shape that hardly ever comes waits until the likely ones stand.
+    seldom = np.array([1.0, 1.0, 1.0, 1e-3])
+    assert representative(library, flat, 3, seldom).names == ("A", "A_Fe5", "A_Pb3")
+    assert representative(library, flat, 9, seldom).names == library.names
+
+
+def test_loads_show_their_own_absorption_and_a_scale_that_is_off(table):
+    grid = sqrt_grid()
+    sought = computed_shapes(NAI, table, grid, np.ones(len(grid) - 1))
+    middle = 0.5 * (grid[1:] + grid[:-1])
+    near = (middle > 1300) & (middle < 1620)
+    peaks = {
+        name: float(shape[near] @ middle[near] / shape[near].sum())
+        for name, shape in zip(sought.loads.names, sought.loads.shapes, strict=True)
+    }
+    assert len(peaks) == 4 * len(sought.norm.names)
+    assert sought.loads.shapes.sum(axis=1) == pytest.approx(np.ones(len(peaks)))
+    # Two times 1.5 % of 1,461 keV, less what the window cuts off the peak's sides.
+    assert 25 < peaks["K-40 high"] - peaks["K-40 low"] < 50
 
 
 def test_chosen_templates_stay_in_order(library):

@@ -52,6 +52,20 @@ def test_a_heavy_tail_makes_a_large_score_less_of_a_surprise():
         assert found == pytest.approx(-math.log(p), abs=0.7)
 
 
+def test_scores_of_one_kind_share_the_shape_of_their_tails():
+    rng = np.random.default_rng(SEED)
+    scales = np.array([1.0, 2.0, 4.0])
+    scores = np.sqrt(scales) * np.sqrt(4.0 * (rng.random((20_000, 3)) ** -0.25 - 1.0))
+    alone = threshold.learn_tails(scores)
+    shared = threshold.learn_tails(scores, is_shape_shared=True)
+    assert np.unique(alone.shape).size == 3
+    assert shared.shape == pytest.approx(np.full(3, alone.shape.mean()))
+    assert np.abs(shared.shape - 0.25).max() < 0.06
+    quantiles = np.sqrt(scales * 4.0 * (1e-3**-0.25 - 1.0))
+    found = shared.surprise(quantiles[None])[0]
+    assert found == pytest.approx(np.full(3, -math.log(1e-3)), abs=0.7)
+
+
 def test_no_score_is_called_impossible():
     rng = np.random.default_rng(SEED)
     bounded = rng.random((1000, 1))  # a tail that ends; fitted freely it would forbid 2
@@ -96,6 +110,16 @@ def test_uniformity_sees_a_shift():
     assert threshold.uniformity_p(0.9 * uniform) < 1e-6
     with pytest.raises(ValueError, match="no p-values"):
         threshold.uniformity_p(np.array([]))
+
+
+def test_uniformity_allows_for_what_the_distribution_was_learned_from():
+    """As many learned from as tested: the distance counts as that of half as many."""
+    uniform = (np.arange(1000) + 0.5) / 1000
+    shifted = np.clip(uniform + 0.06, 0, 1)
+    half = np.clip((np.arange(500) + 0.5) / 500 + 0.06, 0, 1)
+    both = threshold.uniformity_p(shifted, learned_from=1000)
+    assert both == pytest.approx(threshold.uniformity_p(half), rel=0.1)
+    assert threshold.uniformity_p(shifted) < 0.05 * both
 
 
 def test_uniformity_has_the_tabled_critical_value():

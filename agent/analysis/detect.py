@@ -60,8 +60,9 @@ def point_profiles(slices: int, slice_s: float) -> Profiles:
 class Bank:
     """Matched filters for some templates.
 
-    ``shapes``: (template, bin) whitened; ``over``: (profile, template) 1/sqrt(variance);
-    ``skew``: (template,) the largest third moment of Z, which few counts give.
+    ``shapes``: (template, bin) whitened; ``over``: (case, profile, template) 1/sqrt(variance), by
+    the case of the prior; ``skew``: (template,) the largest third moment of Z, which few counts
+    give.
     """
 
     shapes: Floats
@@ -69,13 +70,14 @@ class Bank:
     skew: Floats
 
     def best(
-        self, cleaned: Floats, profiles: Profiles, used: slice
+        self, cleaned: Floats, case: NDArray[np.intp], profiles: Profiles, used: slice
     ) -> tuple[Floats, NDArray[np.intp]]:
         """Return (…, template) the largest Z of each template, and the profile that has it.
 
-        ``cleaned``: (…, slice, bin); ``used``: the profiles that are looked for, at least one.
+        ``cleaned``: (…, slice, bin) and ``case``: (…,) as the prior gives them; ``used``: the
+        profiles that are looked for, at least one.
         """
-        z = (profiles.values[used] @ (cleaned @ self.shapes.T)) * self.over[used]
+        z = (profiles.values[used] @ (cleaned @ self.shapes.T)) * self.over[:, used][case]
         which = z.argmax(axis=-2)
         return np.take_along_axis(z, which[..., None, :], axis=-2)[..., 0, :], which
 

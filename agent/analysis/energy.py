@@ -55,7 +55,7 @@ def rebin_matrix(edges_kev: Floats, grid_kev: Floats) -> Floats:
     return matrix
 
 
-def on_grid(counts: Sequence[int], edges_kev: Floats, grid_kev: Floats) -> Floats:
+def on_grid(counts: Sequence[float] | Floats, edges_kev: Floats, grid_kev: Floats) -> Floats:
     """Return the spectrum on the grid: each channel's counts are spread evenly over its width.
 
     What lies outside the grid is lost.

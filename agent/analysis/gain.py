@@ -16,8 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis.energy import sqrt_grid
+from agent.analysis.peaks import fitted, significance
+
 Floats = NDArray[np.float64]
 
+TRACKED_KEV: Floats = sqrt_grid(30.0, 3600.0, 512)
+"""Edges that a lane tracks gains on: a bin of them is a fifth of a peak of 3 % at 662 keV, and they
+reach beyond what any scale up to a fifth too low hides."""
 LEAST_COUNTS = 20_000
 """Fewer counts carry the scale no better than the prior does."""
 MODEL_ERROR = 0.02
@@ -28,10 +34,20 @@ LEAST_EXPLAINED = 60.0
 """The shapes must improve chi-square by so much over a smooth spectrum."""
 WORST_MISFIT = 3.0
 """Chi-square per degree of freedom above which the shapes are not those of this spectrum."""
+FARTHEST_OFFSET = 5.0
+"""An offset further than so many σ from the prior was bent to fit."""
 SEARCH = 0.15
 """Gains from 1 - SEARCH to 1 + SEARCH are looked at, around the prior."""
 LOWEST_KEV = 150.0
 """Below, covers and surroundings shape the spectrum more than the chains do."""
+
+POTASSIUM_KEV = 1460.82
+"""K-40 (ENSDF): the line of the ground that stands alone."""
+LEAST_PEAK_SIGMA = 8.0
+NARROWEST, WIDEST = 0.6, 1.6
+"""Of the width expected; another is no single peak."""
+LINE_MISPLACED = 0.02
+"""What a straight background under the line may move it by, in its width."""
 
 _SMOOTH_KNOTS = 9
 _STEPS = 8
@@ -53,7 +69,7 @@ class GainFit:
 
     True energy = ``offset_kev`` + ``gain`` × nominal energy. All figures are None where
     ``reasons`` holds any; ``quality`` is chi-square per degree of freedom, about 1 where the
-    shapes are right.
+    shapes are right, None where a line alone was looked at.
     """
 
     gain: float | None = None
@@ -76,6 +92,7 @@ def track(
     edges_kev: Floats,
     components: Floats,
     prior: GainPrior | None = None,
+    highest_kev: float = np.inf,
 ) -> GainFit:
     """Return the scale of an unoccupied spectrum.
 
@@ -88,6 +105,7 @@ def track(
     components : (component, bin) shapes of the background at the true energies of those edges,
         as ``response.background_components`` gives them
     prior : the scale as last known; None: the nominal one
+    highest_kev : nominal energy up to which the detector counts; bins above are not looked at
 
     Whether the lane was empty is the caller's to know: nothing here can tell a vehicle's thorium
     from the ground's.
@@ -98,7 +116,7 @@ def track(
         return GainFit(reasons=(f"a live time of {live_s:g} s is no measurement",))
     if not np.all(np.isfinite(counts)) or counts.min(initial=0.0) < 0:
         return GainFit(reasons=("a count is negative or not a number",))
-    used = edges_kev[:-1] > LOWEST_KEV
+    used = (edges_kev[:-1] > LOWEST_KEV) & (edges_kev[1:] <= highest_kev)
     total = float(counts[used].sum())
     if total < LEAST_COUNTS:
         text = (
@@ -108,6 +126,44 @@ def track(
         return GainFit(reasons=(text,))
     problem = _Problem(counts, edges_kev, components, used)
     return _judged(_best(problem, prior), problem, prior)
+
+
+def of_line(
+    spectrum_counts: Floats, edges_kev: Floats, peak_kev: float, prior: GainPrior
+) -> GainFit | None:
+    """Return the gain that puts the K-40 line where it belongs; None: no clear line is near.
+
+    For crystals whose background is not the four shapes, behind a wall or in a housing of its own:
+    the line owes nothing to them. It moves the gain and leaves the prior's offset, and is weighed
+    against the prior (R.E. Kalman, J. Basic Eng. 82 (1960) 35, in one dimension).
+
+    ``peak_kev``: full width at half maximum of the line [keV]; the rest as for ``track``.
+    """
+    counts = np.asarray(spectrum_counts, dtype=float)
+    at = np.arange(len(edges_kev), dtype=float)
+    gains = prior.gain * (1.0 + np.linspace(-3, 3, 25) * prior.sigma_gain)
+    places = np.interp((POTASSIUM_KEV - prior.offset_kev) / gains, edges_kev, at)
+    width_kev = np.interp(places, at[:-1] + 0.5, np.diff(edges_kev))
+    rises = significance(counts, places, peak_kev / gains / width_kev)
+    best = int(rises.argmax())
+    expected = peak_kev / gains[best] / width_kev[best]
+    peak = fitted(counts, float(places[best]), float(expected))
+    if peak is None or peak.significance < LEAST_PEAK_SIGMA:
+        return None
+    if not NARROWEST < peak.fwhm_channels / expected < WIDEST:
+        return None
+    stands_kev = float(np.interp(peak.channel, at, edges_kev))
+    gain = (POTASSIUM_KEV - prior.offset_kev) / stands_kev
+    if abs(gain / prior.gain - 1.0) > 3 * prior.sigma_gain:
+        return None
+    placed = np.hypot(peak.sigma_channel, LINE_MISPLACED * peak.fwhm_channels)
+    sigma = float(placed * width_kev[best] / stands_kev)
+    share = prior.sigma_gain**2 / (prior.sigma_gain**2 + sigma**2)
+    return GainFit(
+        gain=prior.gain + share * (gain - prior.gain),
+        offset_kev=prior.offset_kev,
+        sigma_gain=float(np.sqrt(share)) * sigma,
+    )
 
 
 class _Problem:
@@ -215,6 +271,8 @@ def _judged(best: tuple[float, float], problem: _Problem, prior: GainPrior) -> G
         )
     if abs(gain / prior.gain - 1) > min(SEARCH, 3 * prior.sigma_gain) * 0.98:
         reasons.append(f"a gain of {gain:.3f} lies at the end of the search; calibrate anew")
+    if abs(offset_kev - prior.offset_kev) > FARTHEST_OFFSET * prior.sigma_offset_kev:
+        reasons.append(f"an offset of {offset_kev:.0f} keV is none that drifts; calibrate anew")
     if reasons:
         return GainFit(reasons=tuple(reasons))
     return GainFit(gain=gain, offset_kev=offset_kev, sigma_gain=sigma, quality=misfit)

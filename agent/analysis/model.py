@@ -1,7 +1,7 @@
 """The whole detection of one lane: learned from benign passages, judged slice by slice.
 
-A ``Model`` is made once, from commissioning traffic (``learn``) or from assumptions where there is
-none yet (``assume``; its alarms are provisional). A passage is a ``Stream``: each slice is added
+A ``Model`` is made once, from commissioning traffic or from assumptions where there is none yet
+(``learning``; its alarms are then provisional). A passage is a ``Stream``: each slice is added
 at the same cost whatever came before, because only the last WINDOW_S are looked at, every LOOK_S.
 The statistics stand side by side and share one false-alarm budget.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis import detect, nuisance, threshold
-from agent.analysis.detect import WINDOW_S, Bank, Profiles
+from agent.analysis import detect, threshold
+from agent.analysis.detect import Bank, Profiles
 from agent.analysis.library import Library
-from agent.analysis.nuisance import NORM_SHARE, Nuisance
+from agent.analysis.nuisance import Nuisance
 from agent.analysis.threshold import Tails
 
 Floats = NDArray[np.float64]
@@ -29,32 +29,30 @@ after a peak tells the vehicle's shadow from the source's own fall."""
 STATISTICS = ("score", "dictionary", "gross", "residual")
 """The library's templates; single energies, for what no library holds; a source like the
 background itself; and whatever else is no traffic."""
-WEIGHTS = (0.6, 0.25, 0.05, 0.1)
+WEIGHTS = (0.75, 0.17, 0.03, 0.05)
 """How the false-alarm budget is shared out, in the order of STATISTICS."""
-LEAST_TO_LEARN = 2 * threshold.LEAST_PASSES
-"""Half of the passages teach what traffic does, the other half what scores it gives."""
-LEAST_BIN_SHARE = 1e-4
-"""Of all counts of a background at least so much is expected in each bin before any is learned; a
-64th of a NaI log's 3 MeV holds this much at the upper end."""
-EMPTY_SD = 0.3
-"""Before any was learned each bin of the empty lane's spectrum may differ by so much of its rate
-from the mean: a bin of many counts is taken as it was counted, one of few mostly as the mean."""
 ASSUMED_SPREAD = 1.06
 """Standard deviation of Z with thresholds by formula: a background of half a minute is itself
 uncertain, by (sum p)²/sum p² · slice/30 s = 0.14 of a passing source's variance at most, less what
 the prior takes of slow changes. Learned thresholds have it in them."""
+CLEAR = 14.0
+"""Surprises above it, p = 1e-6, are far outside what passages taught; of several so clear the first
+in the order of STATISTICS is named, which says most."""
 CHUNK = 200
-CAPPED = 0.995
-"""A passage whose slow changes are larger than those of so many others counts no more than they."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shapes:
-    """What is looked for on one grid: ``library``, ``dictionary`` and ``norm`` (K, U and Th)."""
+    """What is looked for on one grid, and what is not.
+
+    ``library`` and ``dictionary`` are looked for. ``norm``: K, U and Th, one shape of each.
+    ``loads``: the shapes that a load of them shows, more and less of it taken up in the load.
+    """
 
     library: Library
     dictionary: Library
     norm: Library
+    loads: Library
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +99,7 @@ class EmptyShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Model:
-    """Everything that judging a passage needs; see ``learn`` and ``assume``."""
+    """Everything that judging a passage needs; see ``learning``."""
 
     slice_s: float
     slices: int
@@ -167,152 +165,6 @@ class Verdict:
     half_width_s: Floats
 
 
-def assume(shapes: Shapes, expected_cps: Floats, slice_s: float, false_alarm_rate: float) -> Model:
-    """Return a model for a lane that has seen no traffic, with that background (bin,) [cps].
-
-    The background may be a short one: a bin that gave no count is taken to give a few.
-    """
-    slices = max(2, round(WINDOW_S / slice_s))
-    expected = expected_cps * slice_s
-    expected = np.maximum(expected, max(LEAST_BIN_SHARE * float(expected.sum()), 1e-9))
-    edges = shapes.library.edges_kev
-    centres = np.sqrt(np.maximum(edges[:-1], 1.0) * edges[1:])
-    norm = _norm(shapes, expected, slice_s)
-    prior = nuisance.assumed(slices, slice_s, expected, centres, norm)
-    return with_prior(shapes, prior, expected, slice_s, false_alarm_rate)
-
-
-def learn(
-    counts: Floats,
-    expected: Floats,
-    background_counts: Floats,
-    shapes: Shapes,
-    slice_s: float,
-    false_alarm_rate: float,
-) -> Model:
-    """Return the model that benign passages teach.
-
-    Parameters
-    ----------
-    counts : (pass, slice, bin) gamma counts, all live detectors summed
-    expected : (pass, slice, bin) or (pass, 1, bin): background counts per slice, 0 for padding
-    background_counts : (pass, bin) what the empty lane had accumulated before each
-    shapes : what is looked for
-    slice_s : length of a slice [s]
-    false_alarm_rate : alarms per benign passage
-
-    Raises ValueError for fewer than LEAST_TO_LEARN passages.
-    """
-    if len(counts) < LEAST_TO_LEARN:
-        message = f"{len(counts)} benign passages; at least {LEAST_TO_LEARN} are needed to learn"
-        raise ValueError(message)
-    empty = learn_empty(background_counts[::2])
-    expected = empty.steadied(expected, background_counts[:, None])
-    model = learn_prior(counts[::2], expected[::2], shapes, slice_s, false_alarm_rate)
-    model = replace(model, empty=empty)
-    taught = _judged(model, counts[::2], expected[::2])
-    tails = tuple(threshold.learn_tails(best) for best in taught.best)
-    model = replace(model, templates=tails)
-    held_out = _judged(model, counts[1::2], expected[1::2])
-    scores = _as_z(_surprises(model, held_out))
-    model = replace(model, statistics=threshold.learn_tails(scores))
-    _, largest = _weighed(model, held_out)
-    return replace(model, together=threshold.learn_tails(_as_z(largest)[:, None]))
-
-
-def _assumed_empty(expected: Floats) -> EmptyShape:
-    """Return how an empty lane's spectrum may change: each bin by itself."""
-    mean = expected / expected.sum()
-    return EmptyShape(mean=mean, modes=np.eye(len(mean)), variance=EMPTY_SD**2 * mean)
-
-
-def learn_prior(
-    counts: Floats, expected: Floats, shapes: Shapes, slice_s: float, false_alarm_rate: float
-) -> Model:
-    """Return a model that knows what benign passages do, but not yet what scores they give.
-
-    Its p-values are by formula and do not hold for real traffic, whose large changes are larger
-    than normal ones: whoever uses it sets thresholds from benign passages, as ``learn`` does.
-
-    ``counts`` (pass, slice, bin), ``expected`` as for ``learn``. Passages longer than the window
-    teach by several windows, half a window apart.
-    """
-    mean = _mean_expected(expected)
-    slices = max(2, round(WINDOW_S / slice_s))
-    white = _windows(detect.whiten(counts, expected), _lengths(expected, counts.shape[1]), slices)
-    prior = nuisance.learn(_capped(white), slice_s, *_norm(shapes, mean, slice_s))
-    return with_prior(shapes, prior, mean, slice_s, false_alarm_rate)
-
-
-def learn_empty(background_counts: Floats) -> EmptyShape:
-    """Return the mean shape of empty-lane spectra (pass, bin) and the modes in which they vary."""
-    total = background_counts.sum(axis=1, keepdims=True)
-    mean = background_counts.sum(axis=0) / background_counts.sum()
-    floor = np.maximum(mean, 1e-12)
-    white = (background_counts - total * mean) / np.sqrt(total * floor)
-    values, vectors = np.linalg.eigh(white.T @ white / len(white))
-    # Of pure noise the largest eigenvalue is (1 + sqrt(bins/passes))² (Marchenko and Pastur).
-    noise = (1.0 + np.sqrt(len(mean) / len(white))) ** 2
-    kept = values > 1.1 * noise
-    variance = (values[kept] - 1.0) / float(total.mean())
-    return EmptyShape(mean=floor, modes=vectors[:, kept], variance=variance)
-
-
-def with_prior(
-    shapes: Shapes, prior: Nuisance, expected: Floats, slice_s: float, false_alarm_rate: float
-) -> Model:
-    """Return a model with that prior for background counts per slice (bin,), no thresholds yet."""
-    slices = len(prior.cosines)
-    profiles = detect.point_profiles(slices, slice_s)
-    like_background = (expected / expected.sum())[None]
-    wanted = (shapes.library.shapes, shapes.dictionary.shapes, like_background)
-    return Model(
-        slice_s=slice_s,
-        slices=slices,
-        false_alarm_rate=false_alarm_rate,
-        shapes=shapes,
-        empty=_assumed_empty(expected),
-        nuisance=prior,
-        root_expected=np.sqrt(expected),
-        profiles=profiles,
-        banks=tuple(detect.bank(each, expected, prior, profiles) for each in wanted),
-        templates=None,
-        statistics=None,
-        together=None,
-    )
-
-
-def _norm(shapes: Shapes, expected: Floats, slice_s: float) -> tuple[Floats, float]:
-    """Return the whitened K, U and Th per count, and how much of each is expected [counts/s]."""
-    return shapes.norm.shapes / np.sqrt(expected), NORM_SHARE * float(expected.sum()) / slice_s
-
-
-def _mean_expected(expected: Floats) -> Floats:
-    """Return the mean expected counts (bin,) of the slices that are not padding."""
-    flat = expected.reshape(-1, expected.shape[-1])
-    mean: Floats = flat[flat.sum(axis=1) > 0].mean(axis=0)
-    usable: Floats = np.maximum(mean, 1e-9)
-    return usable
-
-
-def _windows(white: Floats, lengths: NDArray[np.intp], slices: int) -> Floats:
-    """Return the whole windows of each passage; a shorter one is quiet before it begins."""
-    missing = slices - white.shape[1]
-    if missing > 0:
-        return np.concatenate([np.zeros((len(white), missing, white.shape[2])), white], axis=1)
-    starts = range(0, -missing + 1, max(1, slices // 2))
-    held = [white[(lengths >= at + slices) | (at == 0), at : at + slices] for at in starts]
-    return np.concatenate(held)
-
-
-def _capped(white: Floats) -> Floats:
-    """Return the passages with the wildest scaled down, so that a hidden source teaches little."""
-    size = np.sqrt((white.sum(axis=1) ** 2).sum(axis=1))
-    limit = np.quantile(size, CAPPED)
-    capped: Floats = white * np.minimum(1.0, limit / np.maximum(size, 1e-12))[:, None, None]
-    return capped
-
-
 # ------------------------------------------------------------------ one passage
 
 
@@ -352,11 +204,11 @@ def end(model: Model, stream: Stream) -> Stream:
 def _looked(model: Model, stream: Stream, used: slice) -> Stream:
     """Return the passage after a look at some of the profiles."""
     even = detect.equalised(stream.white, model.root_expected, model.slice_s)
-    cleaned = model.nuisance.clean(even)
+    cleaned, case = model.nuisance.clean(even)
     first = stream.seen - model.slices
     best, peaks, widths = [], [], []
     for index, filters in enumerate(model.banks):
-        z, which = filters.best(cleaned, model.profiles, used)
+        z, which = filters.best(cleaned, case, model.profiles, used)
         better = z > stream.best[index]
         peak = first + model.profiles.peak_s[which] / model.slice_s
         best.append(np.where(better, z, stream.best[index]))
@@ -375,10 +227,10 @@ def _looked(model: Model, stream: Stream, used: slice) -> Stream:
 
 def verdict(model: Model, stream: Stream) -> Verdict:
     """Return what the passage comes to so far; before the first look p is 1."""
-    surprises, largest = _weighed(model, stream)
-    statistic = (surprises + np.log(WEIGHTS)).argmax(axis=-1)
+    surprises, largest = weighed(model, stream)
+    statistic = (np.minimum(surprises, CLEAR) + np.log(WEIGHTS)).argmax(axis=-1)
     if model.together is not None:
-        fused = model.together.surprise(_as_z(largest)[..., None])[..., 0]
+        fused = model.together.surprise(as_z(largest)[..., None])[..., 0]
     else:
         fused = threshold.together(surprises, WEIGHTS)
     p = np.exp(-fused)
@@ -405,19 +257,19 @@ def verdict(model: Model, stream: Stream) -> Verdict:
     )
 
 
-def _weighed(model: Model, stream: Stream) -> tuple[Floats, Floats]:
+def weighed(model: Model, stream: Stream) -> tuple[Floats, Floats]:
     """Return -ln p of each statistic (…, statistic), and the largest of them with its weight.
 
     The latter is never negative and, unlike the Bonferroni bound, never stops at p = 1: passages
     that stop at one value would not have uniform p-values.
     """
-    surprises = _surprises(model, stream)
+    surprises = statistic_surprises(model, stream)
     if model.statistics is not None:
-        surprises = model.statistics.surprise(_as_z(surprises))
+        surprises = model.statistics.surprise(as_z(surprises))
     return surprises, (surprises + np.log(np.array(WEIGHTS) / max(WEIGHTS))).max(axis=-1)
 
 
-def _as_z(surprise: Floats) -> Floats:
+def as_z(surprise: Floats) -> Floats:
     """Return the figure whose square falls off exponentially, as the tails take it."""
     z: Floats = np.sqrt(2.0 * surprise)
     return z
@@ -437,7 +289,7 @@ def _best_template(model: Model, stream: Stream, index: int) -> NDArray[np.intp]
     return which
 
 
-def _surprises(model: Model, stream: Stream) -> Floats:
+def statistic_surprises(model: Model, stream: Stream) -> Floats:
     """Return (…, statistic): the largest surprise of each statistic's templates."""
     each = [
         _template_surprises(model, stream, index).max(axis=-1) for index in range(len(model.banks))
@@ -452,7 +304,7 @@ def _surprises(model: Model, stream: Stream) -> Floats:
 
 
 def judge(model: Model, counts: Floats, expected: Floats, background_counts: Floats) -> Verdict:
-    """Return the verdicts on whole passages; arguments as for ``learn``."""
+    """Return the verdicts on whole passages; arguments as for ``learning.learn``."""
     expected = model.empty.steadied(expected, background_counts[:, None])
     groups = _by_length(expected, counts.shape[1])
     verdicts = [
@@ -469,18 +321,19 @@ def judge(model: Model, counts: Floats, expected: Floats, background_counts: Flo
 
 def _by_length(expected: Floats, slices: int) -> list[tuple[int, NDArray[np.intp]]]:
     """Return the passages of each length, without the padding at their end (nothing expected)."""
-    lengths = _lengths(expected, slices)
-    return [(int(length), np.flatnonzero(lengths == length)) for length in np.unique(lengths)]
+    each = lengths(expected, slices)
+    return [(int(length), np.flatnonzero(each == length)) for length in np.unique(each)]
 
 
-def _lengths(expected: Floats, slices: int) -> NDArray[np.intp]:
+def lengths(expected: Floats, slices: int) -> NDArray[np.intp]:
+    """Return how many of so many slices of each passage are no padding: (pass,)."""
     if expected.shape[1] == 1:
         return np.full(len(expected), slices)
     has = expected.sum(axis=-1) > 0
     return np.where(has.any(axis=1), slices - has[:, ::-1].argmax(axis=1), 0)
 
 
-def _judged(model: Model, counts: Floats, expected: Floats) -> Stream:
+def judged(model: Model, counts: Floats, expected: Floats) -> Stream:
     """Return the streams of whole passages, each ended with its last slice that is no padding."""
     groups = _by_length(expected, counts.shape[1])
     streams = [

@@ -61,6 +61,25 @@ def spread(library: Library, background: Floats, count: int) -> Library:
     return chosen(library, np.array(sorted(order)))
 
 
+def representative(library: Library, background: Floats, count: int, chances: Floats) -> Library:
+    """Return at most ``count`` templates that stand best for all, likely ones before others.
+
+    Each next one adds most to the mean, over all templates with their ``chances`` (template,) of
+    any scale, of the largest cosine with a kept one: what is left of a source's score if its own
+    template is not there. Greedy choice gives at least 63 % of the best there is (G.L. Nemhauser,
+    L.A. Wolsey and M.L. Fisher, Mathematical Programming 14 (1978) 265).
+    """
+    alike = np.maximum(cosines(library.shapes, library.shapes, background), 0.0)
+    nearest = np.zeros(len(alike))
+    order: list[int] = []
+    while len(order) < min(count, len(alike)):
+        gain = np.maximum(alike - nearest, 0.0) @ chances
+        gain[order] = -1.0
+        order.append(int(np.argmax(gain)))
+        nearest = np.maximum(nearest, alike[order[-1]])
+    return chosen(library, np.array(sorted(order)))
+
+
 def chosen(library: Library, indices: NDArray[np.intp]) -> Library:
     """Return those templates, in the library's order."""
     return Library(

@@ -8,16 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.detector import Detector
+from agent.analysis.energy import on_grid
+from agent.analysis.knowledge import knowledge_of
 from agent.analysis.library import Library
 from agent.analysis.model import Shapes
 from agent.analysis.nuclides import NuclideTable
 from agent.analysis.response import monoenergetic, templates
-from agent.analysis.selection import chosen, pruned, spread
+from agent.analysis.selection import chosen, pruned, representative, spread
 
 Floats = NDArray[np.float64]
 
 NORM = ("K-40", "Ra-226", "Th-232")
-TEMPLATES = 200
+LOADS = (*NORM, *(f"{name}_Fe20" for name in NORM))
+"""A load takes up what its inside sends out: 2 cm of iron are 16 g/cm², about a mean free path of
+1.5 MeV photons in anything."""
+OFF_SCALE = 0.015
+"""A load is hot enough to show that an energy scale is off; each shape stands this far to either
+side, so that their sums and differences reach whatever lies between."""
+TEMPLATES = 150
 ENERGIES_KEV = tuple(float(e) for e in np.geomspace(40.0, 2700.0, 60))
 SCATTER_CM = (0.0, 1.0, 4.0)
 SINGLES = 100
@@ -58,11 +66,45 @@ def shapes_among(
         for i, name in enumerate(everything.nuclides)
         if name not in natural and name not in exclude
     ]
-    library = pruned(chosen(everything, np.array(sought)), background)
-    library = spread(library, background, TEMPLATES)
     singles = monoenergetic(detector, everything.edges_kev, ENERGIES_KEV, SCATTER_CM)
-    norm = chosen(everything, np.array([everything.names.index(name) for name in NORM]))
-    return Shapes(library=library, dictionary=spread(singles, background, SINGLES), norm=norm)
+    norm, taken_up = (
+        chosen(everything, np.array([everything.names.index(name) for name in names]))
+        for names in (NORM, LOADS)
+    )
+    return Shapes(
+        library=looked_for(chosen(everything, np.array(sought)), nuclides, background),
+        dictionary=spread(singles, background, SINGLES),
+        norm=norm,
+        loads=_off_scale(taken_up),
+    )
+
+
+def _off_scale(library: Library) -> Library:
+    """Return each shape twice, as energy scales would show it that read too low and too high."""
+    edges = library.edges_kev
+    shown = np.array(
+        [
+            on_grid(shape, edges * (1.0 + side * OFF_SCALE), edges)
+            for shape in library.shapes
+            for side in (-1, 1)
+        ]
+    )
+    return Library(
+        names=tuple(f"{name} {side}" for name in library.names for side in ("low", "high")),
+        shapes=shown / shown.sum(axis=1, keepdims=True),
+        edges_kev=edges,
+    )
+
+
+def looked_for(library: Library, nuclides: NuclideTable, background: Floats) -> Library:
+    """Return the templates of a library that detection uses: TEMPLATES that stand best for all.
+
+    A template is as likely as its nuclide, shared by all of the nuclide's templates.
+    """
+    library = pruned(library, background)
+    prior, each = knowledge_of(nuclides).prior, library.nuclides
+    chances = np.array([prior.get(name, 1.0) / each.count(name) for name in each])
+    return representative(library, background, TEMPLATES, chances)
 
 
 def named_among(everything: Library, background: Floats, exclude: Collection[str] = ()) -> Library:
@@ -99,4 +141,4 @@ def window_shapes(count: int) -> Shapes:
         )
         for each in ([*soft, *hard], [*single, *pairs], norm)
     )
-    return Shapes(library=library, dictionary=dictionary, norm=natural)
+    return Shapes(library=library, dictionary=dictionary, norm=natural, loads=natural)

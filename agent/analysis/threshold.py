@@ -25,6 +25,8 @@ BODY = 0.95
 LEAST_PASSES = 200
 """With fewer benign passages nothing is learned: the tail alone would rest on ten of them."""
 KNOTS = 257
+MOST_SHAPE = 0.5
+"""A tail with a larger one has no variance, and nothing would ever be unlikely enough."""
 LEAST_TAIL = 1e-250
 LEAST_SKEW = 0.003
 """Below it a gamma variable is a normal one as far as any p-value here goes."""
@@ -46,23 +48,25 @@ class Tails:
 
     def surprise(self, scores: Floats) -> Floats:
         """Return -ln p of scores (…, score), with p the chance of as much or more."""
-        out = np.empty(scores.shape)
-        for index in range(scores.shape[-1]):
-            out[..., index] = self._one(scores[..., index], index)
-        return out
-
-    def _one(self, score: Floats, index: int) -> Floats:
-        body, edge = self.body[index], self.body[index, -1]
-        below = np.interp(score, body, np.linspace(0.0, BODY, len(body)))
-        over = np.maximum(np.maximum(score, 0.0) ** 2 - max(edge, 0.0) ** 2, 0.0)
-        shape, scale = self.shape[index], self.scale[index]
-        steps = over / scale if shape == 0 else np.log1p(shape * over / scale) / shape
-        surprise: Floats = np.where(score > edge, steps - math.log(1.0 - BODY), -np.log1p(-below))
+        edge = self.body[:, -1]
+        chances = np.linspace(0.0, BODY, self.body.shape[1])
+        below = np.empty(scores.shape)
+        for index, body in enumerate(self.body):
+            below[..., index] = np.interp(scores[..., index], body, chances)
+        over = np.maximum(np.maximum(scores, 0.0) ** 2 - np.maximum(edge, 0.0) ** 2, 0.0)
+        # A shape of 0 is the limit of small ones: an exponential tail.
+        shape = np.maximum(self.shape, 1e-9)
+        steps = np.log1p(shape * over / self.scale) / shape
+        surprise: Floats = np.where(scores > edge, steps - math.log(1.0 - BODY), -np.log1p(-below))
         return surprise
 
 
-def learn_tails(scores: Floats) -> Tails:
+def learn_tails(scores: Floats, *, is_shape_shared: bool = False) -> Tails:
     """Return the tails of benign scores (pass, score).
+
+    ``is_shape_shared``: all have the mean of their tails' shapes, each its own scale: shapes are
+    known badly one by one, and scores of one kind have similar ones (the regional estimate of
+    J.R.M. Hosking and J.R. Wallis, Regional Frequency Analysis (1997), 6.2).
 
     Raises ValueError for fewer than LEAST_PASSES passages.
     """
@@ -72,27 +76,26 @@ def learn_tails(scores: Floats) -> Tails:
         raise ValueError(message)
     body = np.quantile(scores, np.linspace(0.0, BODY, KNOTS), axis=0).T
     fits = [_pareto(column, edge) for column, edge in zip(scores.T, body[:, -1], strict=True)]
+    mean, shape = (np.array(each) for each in zip(*fits, strict=True))
+    if is_shape_shared:
+        shape = np.full_like(shape, shape.mean())
+    shape = np.clip(shape, 0.0, MOST_SHAPE)
     return Tails(
-        body=np.ascontiguousarray(body),
-        shape=np.array([shape for shape, _ in fits]),
-        scale=np.array([scale for _, scale in fits]),
-        passes=passes,
+        body=np.ascontiguousarray(body), shape=shape, scale=mean * (1.0 - shape), passes=passes
     )
 
 
 def _pareto(scores: Floats, edge: float) -> tuple[float, float]:
-    """Return shape (0 or more) and scale of the squares' excess over the edge's square."""
+    """Return mean and shape of the squares' excess over the edge's square."""
     base = max(edge, 0.0) ** 2
     excess = np.sort(np.maximum(scores[scores > edge], 0.0) ** 2 - base)
     count = len(excess)
     if count < 2 or excess[-1] <= 0:
-        return 0.0, 1.0
+        return 1.0, 0.0
     mean = float(excess.mean())
     ranks = (np.arange(1, count + 1) - 0.35) / count
     moment = float(((1.0 - ranks) * excess).mean())
-    shape = 2.0 - mean / (mean - 2.0 * moment) if mean > 2.0 * moment else 0.0
-    shape = min(max(shape, 0.0), 0.5)
-    return shape, mean * (1.0 - shape)
+    return mean, 2.0 - mean / (mean - 2.0 * moment) if mean > 2.0 * moment else 0.0
 
 
 def normal_surprise(z: Floats, looks: float, skew: Floats | float = 0.0) -> Floats:
@@ -140,12 +143,14 @@ def together(surprises: Floats, weights: Sequence[float]) -> Floats:
     return largest
 
 
-def uniformity_p(p_values: Floats) -> float:
+def uniformity_p(p_values: Floats, learned_from: int | None = None) -> float:
     """Return the probability that uniform p-values stray so far from uniform.
 
     The Kolmogorov–Smirnov test, two-sided, with Stephens' finite-sample correction (JRSS B 32
     (1970) 115). Benign p-values that are not uniform say that the thresholds no longer hold.
-    Raises ValueError where there are none.
+    ``learned_from``: of how many passages the distribution that made them was learned, which is
+    as uncertain itself (the two-sample test: N. Smirnov, Ann. Math. Stat. 19 (1948) 279); None:
+    it is exact. Raises ValueError where there are none.
     """
     ordered = np.sort(np.asarray(p_values, dtype=float))
     count = len(ordered)
@@ -153,7 +158,8 @@ def uniformity_p(p_values: Floats) -> float:
         raise ValueError("no p-values to test")
     steps = np.arange(count + 1) / count
     apart = max(float((steps[1:] - ordered).max()), float((ordered - steps[:-1]).max()))
-    root = math.sqrt(count)
+    like = count if learned_from is None else count * learned_from / (count + learned_from)
+    root = math.sqrt(like)
     return float(kolmogorov((root + 0.12 + 0.11 / root) * apart))
 
 

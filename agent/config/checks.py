@@ -12,7 +12,13 @@ from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import OptionPath, Source
 from agent.lane.calibration import permissible_error_kg
-from agent.lane.options import ContactOptions, OutputOptions, RpmOptions, ScaleOptions
+from agent.lane.options import (
+    ContactOptions,
+    MetalOptions,
+    OutputOptions,
+    RpmOptions,
+    ScaleOptions,
+)
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"
@@ -68,9 +74,11 @@ def check_lane(lane: LaneConfig, source: Source) -> Iterator[Problem]:
             if len(set(given)) != len(given):
                 path = ("devices", device.name, name)
                 yield source.problem(path, "expected each entry once", value=given)
+    yield from _untested(lane, source)
     for device in lane.devices:
         if isinstance(device.kind_options, ContactOptions):
             yield from _roles(device, device.kind_options, source)
+            yield from _tested(device, device.kind_options, lane, source)
         if isinstance(device.kind_options, OutputOptions):
             yield from _outputs(device, device.kind_options, lane, source)
         if isinstance(device.kind_options, ScaleOptions):
@@ -101,10 +109,14 @@ def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Ite
     """Yield the contacts that have a role and no input, or two roles."""
     wired = getattr(device.driver_options, "inputs", {})
     single = ("barrier_closed", "barrier_open", "metal_test")
-    roles = ("presence", "tamper", "door", "under_barrier", *single)
+    roles = ("presence", "tamper", "door", "under_barrier", *single, "metal_test_of")
     for role in roles:
         given = getattr(options, role) or ()
-        for name in (given,) if isinstance(given, str) else given:
+        if isinstance(given, dict):
+            names = tuple(dict.fromkeys(given.values()))
+        else:
+            names = (given,) if isinstance(given, str) else given
+        for name in names:
             path = ("devices", device.name, role)
             if name not in wired:
                 text = f'there is no input "{name}"; {did_you_mean(name, wired)}'
@@ -112,6 +124,45 @@ def _roles(device: DeviceConfig, options: ContactOptions, source: Source) -> Ite
             elif options.named.count(name) > 1:
                 text = f'input "{name}" has two roles; give each contact one'
                 yield source.problem(path, text, value=given)
+
+
+def _tested(
+    device: DeviceConfig, options: ContactOptions, lane: LaneConfig, source: Source
+) -> Iterator[Problem]:
+    """Yield the switches of metal detectors that are none of the lane's, or have another."""
+    metals = [d.name for d in lane.devices if d.kind == "metal"]
+    path = ("devices", device.name, "metal_test_of")
+    for name in options.metal_test_of:
+        if name not in metals:
+            text = f'there is no metal detector "{name}" in this lane; {did_you_mean(name, metals)}'
+            yield source.problem(path, text, value=options.metal_test_of)
+        first = next(
+            d.name
+            for d in lane.devices
+            if isinstance(d.kind_options, ContactOptions) and name in d.kind_options.metal_test_of
+        )
+        if first != device.name:
+            text = f'"{name}" has its test switch at {first} already; give it one'
+            yield source.problem(path, text, value=options.metal_test_of)
+
+
+def _untested(lane: LaneConfig, source: Source) -> Iterator[Problem]:
+    """Yield the metal detectors whose test falls due and could never be announced."""
+    contacts = [d.kind_options for d in lane.devices if isinstance(d.kind_options, ContactOptions)]
+    if any(options.metal_test for options in contacts):
+        return
+    switched = {name for options in contacts for name in options.metal_test_of}
+    for device in lane.devices:
+        options = device.kind_options
+        if not isinstance(options, MetalOptions) or options.test_every_h is None:
+            continue
+        if device.name not in switched:
+            text = (
+                "a test falls due and no switch announces one, so that none is ever recorded; wire "
+                "a key switch to a lane.contacts device and name it there with metal_test"
+            )
+            path = ("devices", device.name, "test_every_h")
+            yield source.problem(path, text, value=options.test_every_h, is_warning=True)
 
 
 def _by_rule(device: DeviceConfig, options: RpmOptions, source: Source) -> Iterator[Problem]:

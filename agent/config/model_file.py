@@ -11,25 +11,31 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis import model as detection
+from agent.analysis import learning
 from agent.analysis.detect import WINDOW_S
 from agent.analysis.model import STATISTICS, EmptyShape, Model, Shapes
 from agent.analysis.nuisance import Nuisance, cosines
+from agent.analysis.shapes import window_shapes
 from agent.analysis.threshold import Tails
 from agent.config.problems import ConfigError, Problem
 from agent.lane.options import SpectralOptions
 
-FORMAT = "checkpointd-thresholds/1"
+FORMAT = "checkpointd-thresholds/2"
 LARGEST_BYTES = 64 << 20
+MOST_WINDOWS = 16
+LEAST_SLICE_S, LONGEST_SLICE_S = 0.1, 2.0
+"""Of a portal's intervals."""
 _BROKEN = (
     # What zipfile, zlib, json and numpy raise for broken archives, members and headers.
     ValueError,
@@ -43,6 +49,7 @@ _BROKEN = (
     TypeError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -67,6 +74,7 @@ def model_bytes(model: Model) -> bytes:
         "empty_variance": model.empty.variance,
         "modes": model.nuisance.modes,
         "gain": model.nuisance.gain,
+        "weight": model.nuisance.weight,
         "root_expected": model.root_expected,
     }
     tails = {f"template_{i}": each for i, each in enumerate(model.templates)}
@@ -90,6 +98,33 @@ def load_model(path: Path, shapes: Shapes, options: SpectralOptions) -> tuple[Mo
     ConfigError
         If the file cannot be read, is no such file, or was learned for other options.
     """
+    return _loaded(path, lambda arrays: _model(arrays, shapes, options))
+
+
+def load_window_model(path: Path, options: SpectralOptions) -> tuple[Model, str]:
+    """Return the model learned from a portal's energy windows, and its calibration name.
+
+    Its slices are as long as the portal's intervals were; ``options.slice_s`` says nothing here.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is no such file, or was learned for spectra.
+    """
+    return _loaded(path, lambda arrays: _window_model(arrays, options))
+
+
+def _window_model(arrays: dict[str, np.ndarray], options: SpectralOptions) -> Model:
+    windows = arrays["empty_mean"].size if "empty_mean" in arrays else 0
+    if not 1 <= windows <= MOST_WINDOWS:
+        raise ValueError("it was not learned from energy windows")
+    slice_s = _head(arrays).get("slice_s")
+    if not isinstance(slice_s, float) or not LEAST_SLICE_S <= slice_s <= LONGEST_SLICE_S:
+        raise ValueError(f"its slices are {slice_s!r} s long")
+    return _model(arrays, window_shapes(windows), replace(options, slice_s=slice_s))
+
+
+def _loaded(path: Path, build: Callable[[dict[str, np.ndarray]], Model]) -> tuple[Model, str]:
     try:
         content = path.read_bytes()
     except OSError as exc:
@@ -99,7 +134,7 @@ def load_model(path: Path, shapes: Shapes, options: SpectralOptions) -> tuple[Mo
     except _BROKEN as exc:
         raise _refused(path, f"it is no file of learned thresholds ({_short(exc)})") from exc
     try:
-        model = _model(arrays, shapes, options)
+        model = build(arrays)
     except ValueError as exc:
         raise _refused(path, str(exc)) from exc
     return model, hashlib.sha256(content).hexdigest()
@@ -129,13 +164,19 @@ def _model(arrays: dict[str, np.ndarray], shapes: Shapes, options: SpectralOptio
     bins = shapes.library.shapes.shape[1]
     modes = _numbers(arrays, "modes", (bins, None))
     kept = modes.shape[1]
+    gain = _numbers(arrays, "gain", (None, slices, kept, kept))
+    if not len(gain):
+        raise ValueError("its gain is damaged")
     prior = Nuisance(
-        cosines=cosines(slices), modes=modes, gain=_numbers(arrays, "gain", (slices, kept, kept))
+        cosines=cosines(slices),
+        modes=modes,
+        gain=gain,
+        weight=_numbers(arrays, "weight", (len(gain),)),
     )
     root_expected = _numbers(arrays, "root_expected", (bins,))
     if not (root_expected > 0).all():
         raise ValueError("its root_expected is not above 0 everywhere")
-    bare = detection.with_prior(
+    bare = learning.with_prior(
         shapes, prior, root_expected**2, options.slice_s, options.false_alarm_rate
     )
     changes = _numbers(arrays, "empty_modes", (bins, None))
@@ -193,7 +234,7 @@ def _tails(arrays: dict[str, np.ndarray], name: str, scores: int) -> Tails:
 def _digest(shapes: Shapes) -> str:
     """Return what the shapes are, so that thresholds are not used with others."""
     digest = hashlib.sha256()
-    for library in (shapes.library, shapes.dictionary, shapes.norm):
+    for library in (shapes.library, shapes.dictionary, shapes.loads):
         digest.update("\n".join(library.names).encode())
         digest.update(np.round(library.shapes, 9).tobytes())
     return digest.hexdigest()

@@ -7,17 +7,40 @@ from pathlib import Path
 
 from agent.analysis.detector import Detector
 from agent.analysis.energy import sqrt_grid
+from agent.analysis.gain import TRACKED_KEV
 from agent.analysis.hypotheses import COMPUTED, candidates
 from agent.analysis.knowledge import knowledge_of
 from agent.analysis.response import background_components, templates
 from agent.analysis.shapes import named_among, shapes_among
-from agent.config.model_file import load_model
+from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
-from agent.lane.options import RpmOptions, SpectralRules
-from agent.settings import LaneConfig
+from agent.lane.options import RpmOptions, SpectralRules, WindowRules
+from agent.settings import DeviceConfig, LaneConfig
 from drivers.readings import EnergyCalibration
 
 NUCLIDES_DIRECTORY = Path("/etc/checkpointd")
+
+
+def window_rules(lane: LaneConfig) -> WindowRules | None:
+    """Return what the lane's energy windows are judged by; None: no [spectral], or no windows.
+
+    A lane that gives spectra too has learned its thresholds from those; its windows then have
+    thresholds by formula.
+
+    Raises
+    ------
+    ConfigError
+        If the thresholds file cannot be used.
+    """
+    options = lane.spectral
+    portal = next((d.name for d in lane.devices if d.driver.gives_windows), None)
+    if options is None or portal is None:
+        return None
+    model = calibration = None
+    has_spectra = any(d.driver.gives_spectra for d in lane.devices)
+    if options.thresholds_file is not None and not has_spectra:
+        model, calibration = load_window_model(Path(options.thresholds_file), options)
+    return WindowRules(device=portal, options=options, model=model, calibration=calibration)
 
 
 def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
@@ -49,11 +72,19 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
             knowledge_of(nuclides),
             replace(COMPUTED, resolution_662=detector.resolution_662),
         ),
-        energies={
-            d.name: EnergyCalibration(coefficients_kev=d.kind_options.energy.coefficients_kev)
-            for d in lane.devices
-            if isinstance(d.kind_options, RpmOptions) and d.kind_options.energy is not None
-        },
+        energies=dict(filter(None, map(energy_option, lane.devices))),
         model=model,
         calibration=calibration,
+        # Plastic shows no peak of the background to hold a scale by.
+        ground=None if options.detector == "pvt" else background_components(detector, TRACKED_KEV),
     )
+
+
+def energy_option(device: DeviceConfig) -> tuple[str, EnergyCalibration] | None:
+    """Return the scale in the lane's file, and whose: a device's, or one detector's of it."""
+    options = device.kind_options
+    if not isinstance(options, RpmOptions) or options.energy is None:
+        return None
+    detector = options.energy.detector
+    name = f"{device.name}/{detector}" if detector else device.name
+    return name, EnergyCalibration(coefficients_kev=options.energy.coefficients_kev)

@@ -10,7 +10,7 @@ Source: ANSI N42.42-2012 schema 0.0.54 (``agent.evidence.n42``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -76,23 +76,33 @@ def event_of(source: EventSource, *, name: str, creator: str) -> N42Event:
     measurements = (*_background(source), *_measurements(source))
     detectors = _detectors(source, measurements)
     known = {each.name for each in detectors}
-    has_spectra = any(isinstance(reading, GammaSpectrum) for _, _, reading in source.readings)
     return N42Event(
         document_id=document_id(name),
         created_us=source.at.utc_us,
         creator=creator,
-        instrument=Instrument(
-            manufacturer=NOT_GIVEN,
-            model=NOT_GIVEN,
-            class_code="Spectroscopic Portal Monitor" if has_spectra else "Portal Monitor",
-            versions=(("Software", creator),),
-            identifier=source.lane,
-        ),
+        instrument=_instrument(source, creator),
         detectors=detectors,
         item=Item(passage_id=source.passage_id, lane=source.lane),
         measurements=measurements,
         analyses=(_own_analysis(source, known, creator), *_device_analyses(source)),
     )
+
+
+def _instrument(source: EventSource, creator: str) -> Instrument:
+    """Return the lane's radiation devices as one instrument, in the words of their type plates."""
+    has_spectra = any(isinstance(reading, GammaSpectrum) for _, _, reading in source.readings)
+    serials = ((f"{p.device}, serial number", p.serial_number) for p in source.plates)
+    return Instrument(
+        manufacturer=_joined(plate.manufacturer for plate in source.plates),
+        model=_joined(plate.model for plate in source.plates),
+        class_code="Spectroscopic Portal Monitor" if has_spectra else "Portal Monitor",
+        versions=(("Software", creator), *(each for each in serials if each[1])),
+        identifier=source.lane,
+    )
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(word for word in words if word)) or NOT_GIVEN
 
 
 # ------------------------------------------------------------------ what was measured

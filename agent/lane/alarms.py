@@ -24,6 +24,10 @@ from agent.records import (
 UPDATE_RATIO = 1.5
 """A latched alarm is said again when its statistic has grown so much."""
 UPDATE_MIN_S = 1.0
+LEAST_P = 1e-300
+"""A p-value is never stated as 0: so small a number is none that a float tells from it."""
+LEAST_WORDED_P = 1e-12
+"""Smaller p-values rest on the form of a tail, and are not put into words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,3 +211,18 @@ def fault(device: str, code: str, text: str, severity: Severity = "elevated") ->
     return Finding(
         kind="fault", source="agent", code=code, severity=severity, device=device, text=text
     )
+
+
+def stated_p(p: float) -> float:
+    """Return a p-value as records state it: four digits, above 0."""
+    return max(float(f"{p:.4g}"), LEAST_P)
+
+
+def worded_p(p: float) -> str:
+    """Return a p-value in words: "p = 4.2e-07".
+
+    A very small one is only called smaller; the record's number stands beside it.
+    """
+    if p < LEAST_WORDED_P:
+        return f"p < {LEAST_WORDED_P:.0e}"
+    return f"p = {p:.2g}" if p >= 0.01 else f"p = {p:.1e}"

@@ -37,10 +37,11 @@ def on_device_alarm(turn: Turn, device: str, reading: DeviceAlarm) -> None:
         device=device,
         text=text,
     )
-    _say(turn, finding)
+    say(turn, finding)
 
 
-def _say(turn: Turn, finding: Finding) -> None:
+def say(turn: Turn, finding: Finding) -> None:
+    """Latch a finding for the vehicle that is inside, or let it stand where none is there."""
     transit = open_transit(turn)
     if transit is None:
         stand(turn, finding)
@@ -79,7 +80,7 @@ def on_dose_rate(turn: Turn, device: str, reading: DoseRate) -> None:
         text=f"{device}: {reading.usv_per_h:.3g} µSv/h is at or above {limit:g}: keep people away",
         evidence=(evidence,),
     )
-    _say(turn, finding)
+    say(turn, finding)
 
 
 def on_nuclides(turn: Turn, device: str, reading: DeviceNuclides) -> None:

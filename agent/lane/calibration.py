@@ -156,12 +156,13 @@ def _watch_due(turn: Turn, device: str, calibration: ScaleCalibration) -> None:
     if calibration.due is None or turn.stamp.sync == "none":
         return  # a clock that nobody set may say any day
     text = f"{device}: the calibration was due on {calibration.due}; have the scale verified"
-    is_over = turn.stamp.utc_us >= _end_of_day_us(calibration.due)
+    is_over = turn.stamp.utc_us >= end_of_day_us(calibration.due)
     set_standing(turn, fault(device, "calibration_due", text), active=is_over)
 
 
 @lru_cache(maxsize=64)
-def _end_of_day_us(day: str) -> int:
+def end_of_day_us(day: str) -> int:
+    """Return when a day ("2026-11-02") is over in UTC [µs]."""
     after = datetime.fromisoformat(day).replace(tzinfo=UTC) + timedelta(days=1)
     return round(after.timestamp() * 1e6)
 

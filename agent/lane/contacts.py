@@ -34,7 +34,7 @@ def on_contact(turn: Turn, device: str, reading: Contact) -> None:
         _opened(turn, device, options, reading)
     elif reading.name in (options.barrier_closed, options.barrier_open):
         _limits(turn, device, options)
-    elif reading.name == options.metal_test:
+    elif reading.name in options.test_switches:
         _switched(turn, device, reading.name, before=before, active=reading.active)
 
 
@@ -44,8 +44,8 @@ def on_lost(turn: Turn, device: str) -> None:
         key: None if key[0] == device else level for key, level in turn.state.contacts.items()
     }
     options = turn.rules.contacts[device]
-    if options.metal_test is not None:
-        metal_tests.on_switch(turn, module=device, name=options.metal_test, active=None)
+    for name in options.test_switches:
+        metal_tests.on_switch(turn, module=device, name=name, active=None)
     if options.presence:
         _presence(turn, device, options, "", rises=False)
 
@@ -119,7 +119,7 @@ def _switched(
 
     A switch that was left on for too long stays so when its module comes back.
     """
-    is_left_on = (device, "test_switch_left_on") in turn.state.standing
+    is_left_on = (device, name) in turn.state.switches_left_on
     if active is before or (active and is_left_on):
         return
     metal_tests.on_switch(turn, module=device, name=name, active=active)

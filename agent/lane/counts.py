@@ -18,7 +18,7 @@ from agent.analysis.gross import (
     nsigma,
     rounding_explains,
 )
-from agent.lane.alarms import Finding, clear_standing, latch, stand
+from agent.lane.alarms import Finding, clear_standing, latch, stand, worded_p
 from agent.lane.occupancy import (
     background_of,
     enter,
@@ -427,7 +427,7 @@ def on_neutron(turn: Turn, device: str, reading: NeutronCounts) -> None:
     if evidence is not None and evidence.p is not None and evidence.p < turn.rules.lane.neutron_p:
         text = (
             f"{device}: {evidence.observed:g} neutrons in {evidence.window_s:g} s against "
-            f"{evidence.expected:.1f} expected; chance gives as many with p = {evidence.p:.1e}"
+            f"{evidence.expected:.1f} expected; chance gives as many with {worded_p(evidence.p)}"
         )
         finding = _portal_finding(turn, device, "neutron", "poisson_tail", text)
         transit = latch(turn, transit, replace(finding, source="agent", evidence=given))

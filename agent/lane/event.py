@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agent.lane import energies, gain_tracking
 from agent.lane.occupancy import unsealed_transit
+from agent.lane.options import SpectralRules
 from agent.lane.spectra import LONGEST_PASS_S
-from agent.lane.state import PassSpectra, Transit, Turn
-from agent.records import BackgroundUsed, DetectorBackground, EventSource, Measured, Stamp
-from drivers.readings import NuclideFound
+from agent.lane.state import PassSpectra, Spectra, Transit, Turn
+from agent.records import (
+    BackgroundUsed,
+    DetectorBackground,
+    EventSource,
+    Measured,
+    Stamp,
+    TypePlate,
+)
+from drivers.readings import EnergyCalibration, GammaSpectrum, NuclideFound
 
 MOST_READINGS = 4096
 RADIATION = frozenset({"gamma", "neutron", "spectral"})
@@ -49,9 +58,23 @@ def source_of(turn: Turn, transit: Transit, speed_m_per_s: float | None) -> Even
         panels=tuple((name, each.detectors) for name, each in turn.rules.portals.items()),
         backgrounds=_backgrounds(transit),
         device_nuclides=_device_nuclides(transit),
+        plates=_plates(turn, {device for _, device, _ in measured}),
         spectral=transit.spectral,
     )
     return _with_spectra(turn, transit, source)
+
+
+def _plates(turn: Turn, devices: set[str]) -> tuple[TypePlate, ...]:
+    return tuple(
+        TypePlate(
+            device=name,
+            manufacturer=plate.manufacturer,
+            model=plate.model,
+            serial_number=plate.serial_number,
+        )
+        for name, portal in turn.rules.portals.items()
+        if name in devices and (plate := portal.type_plate) is not None
+    )
 
 
 def _backgrounds(transit: Transit) -> tuple[tuple[str, BackgroundUsed], ...]:
@@ -73,7 +96,7 @@ def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSou
     if passage.passage_id != transit.passage_id:
         return source
     readings: list[tuple[Stamp, str, Measured]] = [
-        (at, device, replace(reading, energy=rules.energies.get(device) or reading.energy))
+        (at, device, replace(reading, energy=_energy(spectra, rules, device, reading)))
         for at, device, reading in spectra.finished_raw
     ]
     return replace(
@@ -83,6 +106,14 @@ def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSou
         spectral_background=_frozen(passage, spectra.gathering.detectors),
         grid_kev=tuple(rules.shapes.library.edges_kev.tolist()),
     )
+
+
+def _energy(
+    spectra: Spectra, rules: SpectralRules, device: str, reading: GammaSpectrum
+) -> EnergyCalibration | None:
+    """Return the energies that the spectrum was judged with."""
+    scale = gain_tracking.scale_of(spectra, energies.detector_name(device, reading))
+    return gain_tracking.corrected(energies.energy_of(rules.energies, device, reading), scale)
 
 
 def _frozen(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[DetectorBackground, ...]:

@@ -3,8 +3,8 @@
 While the switch is on, walks are a test: they make no passage and raise no alarm, and are counted.
 When it is released an audit record says what was seen: "passed" where at least ``test_alarms``
 alarms came (a random selection is none), "failed" otherwise. Where the switch was lost or left on,
-or the agent stopped, fewer alarms prove nothing: "broken_off". One switch announces the test of
-all metal detectors of the lane.
+or the agent stopped, fewer alarms prove nothing: "broken_off". A switch announces the test of the
+metal detectors that ``metal_test_of`` gives it; ``metal_test`` is that of all others of the lane.
 
 A switch that is left on would hide people: after LONGEST_TEST_S walks count again.
 """
@@ -26,30 +26,44 @@ Ended = Literal["released", "left_on", "lost", "agent_stop"]
 
 def on_switch(turn: Turn, *, module: str, name: str, active: bool | None) -> None:
     """Begin the tests where the switch comes on, end them where it falls or is lost."""
+    switch = (module, name)
     if active:
-        started = {d: MetalTest(started=turn.stamp) for d in turn.rules.metals}
+        new = MetalTest(started=turn.stamp, switch=switch)
+        started = dict.fromkeys(_announced(turn, module, name), new)
         turn.state.metal_tests = {**started, **turn.state.metal_tests}
-        turn.state.test_switch = (module, name)
         return
-    end(turn, "lost" if active is None else "released")
+    end(turn, "lost" if active is None else "released", switch)
     if active is False:
-        clear_standing(turn, module, "test_switch_left_on")
+        turn.state.switches_left_on -= {switch}
+        if module not in {left_on for left_on, _ in turn.state.switches_left_on}:
+            clear_standing(turn, module, "test_switch_left_on")
 
 
-def end(turn: Turn, how: Ended) -> None:
-    """End all tests that run and say what each has seen; nothing where none does."""
-    tests, turn.state.metal_tests = turn.state.metal_tests, {}
-    for device, test in tests.items():
+def _announced(turn: Turn, module: str, name: str) -> tuple[str, ...]:
+    """Return the metal detectors whose test a switch announces."""
+    metals, contacts = turn.rules.metals, turn.rules.contacts
+    if name != contacts[module].metal_test:
+        own = contacts[module].metal_test_of
+        return tuple(device for device in metals if own.get(device) == name)
+    elsewhere = {device for options in contacts.values() for device in options.metal_test_of}
+    return tuple(device for device in metals if device not in elsewhere)
+
+
+def end(turn: Turn, how: Ended, switch: tuple[str, str] | None = None) -> None:
+    """End the tests of a switch, or all, and say what each has seen; nothing where none runs."""
+    running = turn.state.metal_tests
+    ended = {d: test for d, test in running.items() if switch in (None, test.switch)}
+    turn.state.metal_tests = {d: test for d, test in running.items() if d not in ended}
+    for device, test in ended.items():
         _say(turn, device, test, how)
         walks.settle(turn, device)
 
 
-def end_left_on(turn: Turn) -> None:
-    """The switch was on for too long: walks count again, and that is a fault until it falls."""
-    end(turn, "left_on")
-    if turn.state.test_switch is None:
-        return
-    module, name = turn.state.test_switch
+def end_left_on(turn: Turn, switch: tuple[str, str]) -> None:
+    """A switch was on for too long: walks count again, and that is a fault until it falls."""
+    end(turn, "left_on", switch)
+    turn.state.switches_left_on |= {switch}
+    module, name = switch
     minutes = round(LONGEST_TEST_S / 60)
     text = (
         f"{module}: the metal detector's test switch {name} was on for {minutes} min and walks "

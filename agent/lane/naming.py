@@ -39,8 +39,13 @@ def named(
     background_s: float,
     found: Verdict,
     rules: SpectralRules,
+    *,
+    is_alarm: bool = True,
 ) -> Named:
     """Return the name of what a passage shows.
+
+    ``is_alarm``: its spectrum is an alarm by itself; else what is natural must stand clear, since
+    a weak excess of anything looks like a little of everything.
 
     ``slices``: counts and expected background (bin,) of each, over the detectors in use;
     ``background_s``: exposure that the background was measured with [s].
@@ -55,7 +60,7 @@ def named(
         slice_s=slice_s,
     )
     natural = norm_decision(passage, rules.shapes.norm.shapes, rules.known)
-    if natural.is_norm:
+    if natural.is_norm and (is_alarm or natural.excess_z >= NATURAL_SIGMA):
         return Named(
             category="NORM",
             nuclides=_natural(natural),

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated, Literal
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from agent.analysis.hypotheses import Candidates
 from agent.analysis.model import Model, Shapes
@@ -136,6 +138,18 @@ class EnergyCalibrationOptions:
             raise ValueError(f"valid_until = {self.valid_until!r}: expected a day after measured")
 
 
+Plate = Annotated[str, Meta(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypePlateOptions:
+    """Table ``[devices.NAME.type_plate]``: which instrument it is; empty: nobody has said."""
+
+    manufacturer: Annotated[Plate, Meta(description="who made it")] = ""
+    model: Annotated[Plate, Meta(description="its model")] = ""
+    serial_number: Annotated[Plate, Meta(description="its serial number")] = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpmOptions:
     """A portal's own settings as its display shows them, and how its panels are called.
@@ -176,6 +190,17 @@ class RpmOptions:
         EnergyCalibrationOptions | None,
         Meta(description="energy scale of a spectroscopic device; absent: the device's own"),
     ] = None
+    type_plate: Annotated[
+        TypePlateOptions | None,
+        Meta(description="which instrument it is, for the files of its alarms; absent: not said"),
+    ] = None
+    gain_tracking: Annotated[
+        bool,
+        Meta(
+            description="the energy scale of its spectra is held by the natural background; false: "
+            "the device holds it by itself"
+        ),
+    ] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -404,13 +429,27 @@ class ContactOptions:
             "an operational test and no passage"
         ),
     ] = None
+    metal_test_of: Annotated[
+        dict[str, str],
+        Meta(
+            description="metal detectors with a key switch of their own, each with its switch; "
+            "metal_test is for all others",
+            max_length=16,
+        ),
+    ] = field(default_factory=dict)
 
     @property
     def named(self) -> tuple[str, ...]:
         """Return every name that has a role here."""
-        single = (self.barrier_closed, self.barrier_open, self.metal_test)
-        names = tuple(name for name in single if name)
+        single = (self.barrier_closed, self.barrier_open)
+        names = (*(name for name in single if name), *self.test_switches)
         return (*self.presence, *self.tamper, *self.door, *self.under_barrier, *names)
+
+    @property
+    def test_switches(self) -> tuple[str, ...]:
+        """Return the key switches of metal detectors' tests; one for several stands once."""
+        own = dict.fromkeys(self.metal_test_of.values())
+        return (*own, self.metal_test) if self.metal_test else tuple(own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -528,6 +567,23 @@ class SpectralOptions:
     exclude: Annotated[
         tuple[str, ...], Meta(description='nuclides that are not looked for, such as "F-18"')
     ] = ()
+    gain_every_s: Annotated[
+        float,
+        Meta(
+            description="a detector's gain is measured on the empty lane at most so often [s]",
+            ge=60,
+            le=3600,
+        ),
+    ] = 120.0
+    gain_limit: Annotated[
+        float,
+        Meta(
+            description="a detector whose gain is further from its calibration is a fault and is "
+            "not used [fraction]",
+            ge=0.01,
+            le=0.14,
+        ),
+    ] = 0.1
 
 
 KindOptions = (
@@ -552,9 +608,11 @@ class PortalTraits:
 class SpectralRules:
     """What judging spectra needs, computed from the options once.
 
-    ``known``: what identification names. ``energies``: the lane file's own energy scales by
-    device, which outrank the device's. ``model`` None: nothing was learned, and one is assumed
-    from the background. ``calibration`` names the learned thresholds.
+    ``known``: what identification names. ``energies``: the lane file's own energy scales by device,
+    or by "device/detector" where they name one; they outrank the device's. ``model`` None: nothing
+    was learned, and one is assumed from the background. ``calibration`` names the learned
+    thresholds. ``ground`` (component, bin): the natural background on ``gain.TRACKED_KEV``; None:
+    gains are not tracked (plastic).
     """
 
     options: SpectralOptions
@@ -563,6 +621,22 @@ class SpectralRules:
     energies: Mapping[str, EnergyCalibration]
     model: Model | None
     calibration: str | None
+    ground: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowRules:
+    """What judging a portal's energy windows needs.
+
+    ``device``: the portal; another one's windows are no common spectrum with it. ``model`` None:
+    nothing was learned, and one is assumed from the background. ``calibration`` names the learned
+    thresholds.
+    """
+
+    device: str
+    options: SpectralOptions
+    model: Model | None = None
+    calibration: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -589,6 +663,8 @@ class LaneRules:
     identity_key: bytes | None = field(default=None, repr=False)
     spectral: SpectralRules | None = field(default=None, repr=False)
     """None: the lane judges no spectra, or what it looks for is still being computed."""
+    windows: WindowRules | None = field(default=None, repr=False)
+    """None: the lane judges no energy windows."""
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane import declared, event, spectra
+from agent.lane import declared, event, spectra, uniformity, windows
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, ScaleOptions, SideOptions
@@ -111,7 +111,8 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
 
 def seal(turn: Turn, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
-    transit = spectra.finish(turn, transit)
+    transit = windows.finish(turn, spectra.finish(turn, transit))
+    uniformity.note(turn, transit)
     source = event.source_of(turn, transit, _speed(transit, turn.rules))
     alarms = tuple(cleared(turn, alarm, source) for alarm in transit.alarms)
     put(turn, replace(transit, alarms=alarms, is_sealed=True, event=source))

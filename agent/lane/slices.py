@@ -86,6 +86,17 @@ class Gathering:
         )
         return replace(hearing, open={**self.open, number: now})
 
+    def without(self, detector: str) -> Gathering:
+        """Return the gathering without what the detector gave to open slices."""
+        rest = {
+            number: OpenSlice(
+                counts={d: c for d, c in held.counts.items() if d != detector},
+                live_s={d: s for d, s in held.live_s.items() if d != detector},
+            )
+            for number, held in self.open.items()
+        }
+        return replace(self, open=rest)
+
     def whole(self) -> bool:
         """Return whether every detector that is heard has covered the oldest open slice."""
         if not self.open:

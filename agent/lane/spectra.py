@@ -9,37 +9,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
-from agent.analysis import model
-from agent.analysis.energy import on_grid, polynomial_edges
-from agent.analysis.model import STATISTICS, Model, Verdict
-from agent.lane import naming
-from agent.lane.alarms import Finding, fault, latch, set_standing
-from agent.lane.naming import Named
+from agent.analysis import learning, model
+from agent.analysis.energy import on_grid
+from agent.analysis.model import Model
+from agent.lane import energies, gain_tracking, spectral_part
+from agent.lane.alarms import fault, latch, set_standing
 from agent.lane.occupancy import put
 from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
+from agent.lane.spectral_part import LEAST_BACKGROUND_S
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
-from agent.records import (
-    BackgroundQuality,
-    Evidence,
-    Severity,
-    SpectralPart,
-)
-from drivers.readings import EnergyCalibration, GammaSpectrum
+from agent.records import BackgroundQuality
+from drivers.readings import GammaSpectrum
 
 SLOW_MEMORY = 5.0
 """The slow background remembers so many times longer than the one decisions are made with."""
 LONGEST_PASS_S = 120.0
 """A vehicle that stands longer is judged on its first two minutes."""
-LEAST_BACKGROUND_S = 10.0
-"""With less exposure of the empty lane nothing is judged."""
 GOOD_BACKGROUND_S = 60.0
 LONGEST_INTERVAL_S = 5.0
 """A spectrum over a longer time tells nothing of when."""
-LEAST_P = 1e-300
-NORM_LOOK_P = 0.05
-"""A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
 MODEL_DRIFT = 0.15
 """An assumed model is made anew where the background has moved by so much."""
 
@@ -52,8 +40,10 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
     rules = turn.rules.spectral
     if rules is None or reading.real_time_s > LONGEST_INTERVAL_S or reading.real_time_s <= 0:
         return  # a background that the device has summed by itself is no slice
-    name = f"{device}/{reading.detector}" if reading.detector else device
-    edges = _edges(rules.energies.get(device) or reading.energy, len(reading.counts))
+    energies.watch_due(turn, device, reading)
+    name = energies.detector_name(device, reading)
+    energy = energies.energy_of(rules.energies, device, reading)
+    edges = energies.edges_of(energy, len(reading.counts))
     text = (
         f"{device}: the channels of {name} have no usable energies; set devices.{device}.energy "
         "(checkpointd calibrate energy measures it)"
@@ -64,31 +54,17 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
     set_standing(turn, fault(device, "energy_unknown", text, "high"), active=lacking)
     if edges is None:
         return
-    middle_s = reading.age_s + 0.5 * reading.real_time_s
+    middle = turn.stamp.back(reading.age_s + 0.5 * reading.real_time_s)
     live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
-    gathering = spectra.gathering.with_interval(
-        name,
-        on_grid(reading.counts, edges, rules.shapes.library.edges_kev),
-        min(live_s, reading.real_time_s),
-        turn.stamp.back(middle_s).mono_us,
-    )
+    live_s = min(live_s, reading.real_time_s)
+    gain_tracking.on_interval(turn, device, name, reading, edges, middle)
+    spectra = _known(turn)
+    true_kev = gain_tracking.scale_of(spectra, name).true_kev(edges)
+    on_common = on_grid(reading.counts, true_kev, rules.shapes.library.edges_kev)
+    gathering = spectra.gathering.with_interval(name, on_common, live_s, middle.mono_us)
     turn.state.spectra = _with_raw(turn, replace(spectra, gathering=gathering), device, reading)
     while turn.state.spectra.gathering.whole():
         close_slice(turn)
-
-
-def _edges(energy: EnergyCalibration | None, channels: int) -> Floats | None:
-    """Return the channels' edges [keV], None where they are unknown or do not rise."""
-    if energy is None or channels < 1:
-        return None
-    if energy.edges_kev:
-        edges = np.asarray(energy.edges_kev, dtype=float)
-        fits = len(edges) == channels + 1 and bool(np.all(np.diff(edges) > 0))
-        return edges if fits else None
-    try:
-        return polynomial_edges(energy.coefficients_kev, channels)
-    except ValueError:
-        return None
 
 
 def _fresh(turn: Turn) -> Spectra:
@@ -100,9 +76,25 @@ def _fresh(turn: Turn) -> Spectra:
     return Spectra(gathering=Gathering(slice_us=slice_us, bins=bins), empty=empty)
 
 
+def _is_alike(spectra: Spectra, fresh: Spectra) -> bool:
+    """Return whether what is remembered was gathered by the rules that hold now."""
+    gathering, wanted = spectra.gathering, fresh.gathering
+    is_same_grid = (gathering.slice_us, gathering.bins) == (wanted.slice_us, wanted.bins)
+    return is_same_grid and spectra.empty.memory_s == fresh.empty.memory_s
+
+
+def _known(turn: Turn) -> Spectra:
+    assert turn.state.spectra is not None
+    return turn.state.spectra
+
+
 def _told_energies(turn: Turn, name: str, *, is_known: bool) -> Spectra:
     """Remember whether the detector's channels have energies, and return the spectra."""
-    spectra = turn.state.spectra or _fresh(turn)
+    spectra, fresh = turn.state.spectra, _fresh(turn)
+    if spectra is None:
+        spectra = fresh
+    elif not _is_alike(spectra, fresh):  # options were exchanged
+        spectra = replace(fresh, gains=spectra.gains, left_us=spectra.left_us)
     if is_known == (name in spectra.without_energies):
         spectra = replace(spectra, without_energies=spectra.without_energies ^ {name})
     turn.state.spectra = spectra
@@ -191,6 +183,8 @@ def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
         exposure_s = float(live_s.max())
         # A crystal that counts nothing at all is dead: any count of it would look like a source.
         used = (live_s > 0.2 * exposure_s) & (counts.sum(axis=1) > 0)
+        names = spectra.gathering.detectors
+        used &= [not gain_tracking.is_out_of_bounds(spectra, name) for name in names]
         passage = replace(passage, background=counts, background_s=live_s, used=used)
         if exposure_s >= LEAST_BACKGROUND_S and used.any():
             spectra, lane_model = _model(turn, spectra, counts[used], live_s[used])
@@ -215,7 +209,7 @@ def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tupl
     gross_cps = float(rate_cps.sum())
     if spectra.assumed is None or _has_drifted(gross_cps, spectra.assumed_cps):
         options = rules.options
-        made = model.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
+        made = learning.assume(rules.shapes, rate_cps, options.slice_s, options.false_alarm_rate)
         spectra = replace(spectra, assumed=made, assumed_cps=gross_cps)
     assert spectra.assumed is not None
     return spectra, spectra.assumed
@@ -234,7 +228,7 @@ def _added(spectra: Spectra, new: Slice) -> Spectra:
         return spectra
     passage = replace(passage, slices=(*passage.slices, new))
     if passage.stream is not None and passage.model is not None:
-        counts, expected = summed(passage, new)
+        counts, expected = spectral_part.summed(passage, new)
         stream = model.add(passage.model, passage.stream, counts, expected)
         passage = replace(passage, stream=stream)
     return replace(spectra, passage=passage)
@@ -244,25 +238,6 @@ def due_us(turn: Turn) -> int | None:
     """Return when the oldest open slice is closed at the latest; None: none is open."""
     spectra = turn.state.spectra
     return None if spectra is None else spectra.gathering.due_us()
-
-
-def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
-    """Return counts and expected background (bin,) of a slice, over the detectors in use."""
-    assert passage.background is not None
-    assert passage.background_s is not None
-    assert passage.used is not None
-    # A slice may be older than a detector that was heard since, or have one that is newer.
-    common = min(len(passage.used), len(new.live_s))
-    used = np.flatnonzero(passage.used[:common] & (new.live_s[:common] > 0))
-    rates = passage.background[used] / passage.background_s[used, None]
-    expected = rates.T @ new.live_s[used]
-    empty = passage.model.empty if passage.model is not None else None
-    if empty is not None and len(used):
-        # The background's own noise, over its whole exposure, is smoothed before it is scaled.
-        exposure_s = float(passage.background_s[used].mean())
-        whole = rates.sum(axis=0) * exposure_s
-        expected = empty.steadied(expected, whole)
-    return new.counts[used].sum(axis=0), expected
 
 
 # ------------------------------------------------------------------ what it comes to
@@ -280,7 +255,7 @@ def _alarm_if_due(turn: Turn, transit: Transit) -> None:
     found = model.verdict(passage.model, passage.stream)
     if float(found.p) >= rules.options.false_alarm_rate:
         return
-    finding = _finding(turn, found, None)
+    finding = spectral_part.finding(turn, found, None)
     put(turn, latch(turn, transit, finding))
     turn.state.spectra = replace(spectra, passage=replace(passage, is_alarmed=True))
 
@@ -295,10 +270,12 @@ def finish(turn: Turn, transit: Transit) -> Transit:
         spectra = turn.state.spectra
         assert spectra is not None
     transit = next(t for t in turn.state.transits if t.passage_id == transit.passage_id)
+    if transit.ended is not None:
+        turn.state.spectra = spectra = replace(spectra, left_us=transit.ended.mono_us)
     passage = spectra.passage
     if passage is None or passage.passage_id != transit.passage_id:
         return transit
-    part, transit = _part(turn, transit, passage)
+    part, transit = spectral_part.made_of(turn, transit, passage)
     turn.state.spectra = replace(
         spectra, passage=None, finished=passage, raw=(), finished_raw=spectra.raw
     )
@@ -310,120 +287,3 @@ def _is_next_of(turn: Turn, transit: Transit) -> bool:
     assert spectra is not None
     number = min(spectra.gathering.open)
     return transit.ended is None or number * spectra.gathering.slice_us < transit.ended.mono_us
-
-
-def _part(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralPart, Transit]:
-    """Return what the passage comes to, and the vehicle with its alarm."""
-    rules, spectra = turn.rules.spectral, turn.state.spectra
-    assert rules is not None
-    assert spectra is not None
-    detectors = spectra.gathering.detectors
-    exposure_s = None if passage.background_s is None else float(passage.background_s.max())
-    part = SpectralPart(
-        devices=tuple(dict.fromkeys(name.partition("/")[0] for name in detectors)),
-        detectors=detectors,
-        left_out=_left_out(passage, detectors),
-        alarm=False,
-        statistic=None,
-        p=None,
-        false_alarm_rate=rules.options.false_alarm_rate,
-        provisional=rules.model is None,
-        category=None,
-        nuclides=(),
-        norm=None,
-        extent_s=None,
-        slices=len(passage.slices),
-        background_s=None if exposure_s is None else round(exposure_s, 3),
-        background_quality=passage.quality,
-        calibration=rules.calibration,
-    )
-    if passage.stream is None or passage.model is None or not passage.slices:
-        return part, transit
-    assert passage.background_s is not None
-    assert passage.used is not None
-    stream = model.end(passage.model, passage.stream)
-    found = model.verdict(passage.model, stream)
-    is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
-    named = None
-    if is_alarm or float(found.p) < NORM_LOOK_P:
-        exposure_s = float(passage.background_s[passage.used].mean())
-        summed_up = [summed(passage, each) for each in passage.slices]
-        named = naming.named(summed_up, exposure_s, found, rules)
-    part = replace(
-        part,
-        alarm=is_alarm,
-        statistic=STATISTICS[int(found.statistic)],
-        p=max(float(f"{float(found.p):.4g}"), LEAST_P),
-    )
-    if named is not None and (is_alarm or named.norm):
-        part = replace(
-            part,
-            category=named.category,
-            nuclides=named.nuclides,
-            norm=named.norm,
-            extent_s=named.extent_s,
-        )
-    if is_alarm:
-        transit = latch(turn, transit, _finding(turn, found, named))
-    return part, transit
-
-
-def _finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
-    """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
-    rules = turn.rules.spectral
-    assert rules is not None
-    p = max(float(f"{float(found.p):.4g}"), LEAST_P)
-    statistic = STATISTICS[int(found.statistic)]
-    detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
-    device = detectors[0].partition("/")[0]
-    names = () if named is None else tuple(n.name for n in named.nuclides)
-    category = None if named is None else named.category
-    says = "not named before it has left" if category is None else ", ".join((category, *names))
-    severity: Severity = "high"
-    if category in {"medical", "NORM"}:
-        severity = "elevated"
-    text = f"{device}: spectrum no benign traffic gives (p = {p:.1e}); {says}"
-    return Finding(
-        kind="spectral",
-        source="agent",
-        code=f"spectrum_{statistic}",
-        severity=severity,
-        device=device,
-        text=text,
-        evidence=(
-            Evidence(
-                test=statistic,
-                statistic=round(float(found.z), 3),
-                threshold=rules.options.false_alarm_rate,
-                p=p,
-                window_s=round(2.0 * float(found.half_width_s), 2),
-            ),
-        ),
-        detectors=detectors,
-        category=category,
-        nuclides=None if named is None else names,
-    )
-
-
-def _left_out(passage: PassSpectra, detectors: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the detectors that were not used, each with its reason."""
-    said = []
-    live_s = np.zeros(len(detectors))
-    for each in passage.slices:
-        live_s[: len(each.live_s)] += each.live_s
-    for index, name in enumerate(detectors):
-        if live_s[index] == 0:
-            said.append(f"{name}: silent")
-        elif passage.used is None or index >= len(passage.used) or not passage.used[index]:
-            why = "counts nothing" if _is_dead(passage, index) else "no background yet"
-            said.append(f"{name}: {why}")
-    return tuple(said)
-
-
-def _is_dead(passage: PassSpectra, index: int) -> bool:
-    """Return whether the detector has been live long enough and counted nothing."""
-    if passage.background is None or passage.background_s is None:
-        return False
-    if index >= len(passage.background_s) or passage.background_s[index] < LEAST_BACKGROUND_S:
-        return False
-    return not passage.background[index].any()

@@ -40,6 +40,7 @@ from drivers.readings import (
     NuclideFound,
     PortalSettings,
     Weight,
+    WindowCounts,
 )
 
 
@@ -257,6 +258,8 @@ class MetalTest:
     """The operational test of a metal detector that runs now, and what it has seen."""
 
     started: Stamp
+    switch: tuple[str, str]
+    """The key switch (module, contact) that announced it, and whose release ends it."""
     alarms: int = 0
     passages: int = 0
 
@@ -334,6 +337,63 @@ class PassSpectra:
     is_alarmed: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """A detector's energy scale: true energy = ``offset_kev`` + ``gain`` × nominal energy.
+
+    ``measured``: when the background last confirmed it; None: it has not yet, and the nominal
+    scale stands.
+    """
+
+    gain: float = 1.0
+    offset_kev: float = 0.0
+    sigma_gain: float | None = None
+    measured: Stamp | None = None
+
+    def true_kev(self, nominal_kev: Floats) -> Floats:
+        """Return true energies [keV] for nominal ones."""
+        energies: Floats = self.offset_kev + self.gain * nominal_kev
+        return energies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gathered:
+    """Counts (bin,) on ``gain.TRACKED_KEV`` and their live time [s]."""
+
+    counts: Floats
+    live_s: float = 0.0
+
+    def plus(self, other: Gathered) -> Gathered:
+        """Return both together."""
+        return Gathered(counts=self.counts + other.counts, live_s=self.live_s + other.live_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GainTrack:
+    """How the gain of one detector is followed.
+
+    ``nominal_kev`` (channel + 1,): the edges that the scale corrects. ``young`` is gathered since
+    ``young_us``, ``waiting`` came before it and is too fresh to be trusted as empty, ``sample``
+    (since ``sample_us``) is what the next fit is made of.
+    """
+
+    nominal_kev: Floats
+    young: Gathered
+    young_us: int
+    waiting: Gathered
+    sample: Gathered
+    sample_us: int
+    scale: Scale = field(default_factory=Scale)
+    gain: float = 1.0
+    """By the last fit; the scale follows it in steps."""
+    due_us: int = 0
+    """No fit before that."""
+    failed: int = 0
+    """So many fits in a row told nothing, or no sample came together."""
+    out_by: float | None = None
+    """The gain is out of bounds by its last fit: its distance from 1; None: it is not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spectra:
     """What is remembered of a lane's spectroscopic panels."""
@@ -356,6 +416,41 @@ class Spectra:
     raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
     """Spectra near the vehicle as they came: when each ended, and whose it is."""
     finished_raw: tuple[tuple[Stamp, str, GammaSpectrum], ...] = ()
+    gains: Mapping[str, GainTrack] = field(default_factory=dict)
+    """By detector; only those that are tracked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassWindows:
+    """The energy windows of one passage, and how they are judged.
+
+    ``background_cps`` (window,) is the portal's own before it came, averaged over
+    ``background_s``; ``stream`` None: nothing can be judged.
+    """
+
+    passage_id: str
+    quality: BackgroundQuality
+    background_cps: Floats | None = None
+    background_s: float | None = None
+    model: Model | None = None
+    calibration: str | None = None
+    stream: Stream | None = None
+    slices: int = 0
+    is_alarmed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """What is remembered of the portal that counts in energy windows."""
+
+    background_cps: tuple[float, ...] = ()
+    """The portal's own, said last; empty: none yet."""
+    early: tuple[tuple[int, WindowCounts], ...] = ()
+    """Intervals that came before any vehicle was told of, with the moment they came [µs]."""
+    passage: PassWindows | None = None
+    assumed: Model | None = None
+    """The model made without learning, for a background of ``assumed_cps``."""
+    assumed_cps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -378,6 +473,35 @@ class Shown:
 
     figure: tuple[object, ...]
     vehicles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """How one detector of a spectrometer counted last.
+
+    ``heard`` None: never. ``silent_s``: how long it has counted nothing [s]. ``rate_cps``: of its
+    last interval, ``least_rate_cps``: the lesser of its last two [counts/s of real time].
+    ``live_share`` and ``most_live_share``: live over real time, the same way.
+    """
+
+    heard: Stamp | None = None
+    silent_s: float = 0.0
+    rate_cps: float = 0.0
+    least_rate_cps: float = 0.0
+    live_share: float = 1.0
+    most_live_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenignPassages:
+    """The last passages that nothing else speaks against, judged with the same thresholds.
+
+    ``thresholds``: which, by their calibration's name and the false-alarm rate. ``p``: the final
+    p-values, oldest first.
+    """
+
+    thresholds: tuple[str | None, float]
+    p: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -406,8 +530,8 @@ class LaneState:
     """The tests that run now, by metal detector."""
     metal_tested: Mapping[str, Stamp] = field(default_factory=dict)
     """When each metal detector passed its last test, as long as that holds."""
-    test_switch: tuple[str, str] | None = None
-    """The switch (module, contact) that announced the last test."""
+    switches_left_on: frozenset[tuple[str, str]] = frozenset()
+    """The test switches (module, contact) that were on for too long, until they fall."""
     contacts: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Each contact's level by (device, name); None: nobody can say."""
     presences: Mapping[str, Presence] = field(default_factory=dict)
@@ -417,6 +541,9 @@ class LaneState:
     """By alarm id; only where the lane has outputs."""
     barrier: Barrier | None = None
     spectra: Spectra | None = None
+    windows: Windows | None = None
+    panels: Mapping[tuple[str, str], Panel] = field(default_factory=dict)
+    """The detectors of spectrometers, by (device, detector)."""
     measured: tuple[tuple[Stamp, str, Measured], ...] = ()
     """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
     calibrating: frozenset[str] = frozenset()
@@ -427,6 +554,7 @@ class LaneState:
     """First value of each scale's own counter since its last calibration, by (device, name)."""
     vehicles: int = 0
     """How many have left the portal."""
+    benign: BenignPassages | None = None
 
     def copied(self) -> LaneState:
         """Return another state that holds the same; ``copy.copy`` takes three times as long."""

@@ -23,10 +23,12 @@ from agent.lane import (
     identities,
     metal_tests,
     occupancy,
+    panel_health,
     passage,
     spectra,
     walks,
     weighing,
+    windows,
 )
 from agent.lane import (
     event as events,
@@ -211,7 +213,7 @@ def _due_of_tests(turn: Turn) -> Iterator[Due]:
     """Yield when a metal detector's test has lasted too long, and when the next one is due."""
     for test in turn.state.metal_tests.values():
         at = test.started.forward(metal_tests.LONGEST_TEST_S)
-        yield at.mono_us, metal_tests.end_left_on
+        yield at.mono_us, partial(metal_tests.end_left_on, switch=test.switch)
     for device, tested in turn.state.metal_tested.items():
         options = turn.rules.metals.get(device)
         if options is not None and options.test_every_h is not None:
@@ -263,7 +265,7 @@ def _hear(turn: Turn, device: str) -> None:
         turn.state.links = {**turn.state.links, device: True}
 
 
-def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912 - one case a word
+def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR0912, PLR0915 - one case a word
     match reading:
         case GammaCounts():
             counts.on_gamma(turn, device, reading)
@@ -294,8 +296,12 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
             walks.on_program(turn, device, reading)
         case DeviceState():
             _on_device_state(turn, device, reading)
-        case BadFrame() | WindowCounts() | WindowBackground():
+        case BadFrame():
             pass
+        case WindowCounts():
+            windows.on_counts(turn, device, reading)
+        case WindowBackground():
+            windows.on_background(turn, device, reading)
         case VehiclePresence():
             occupancy.on_presence(turn, device, reading)
         case DoseRate():
@@ -307,6 +313,7 @@ def _read(turn: Turn, device: str, reading: Reading) -> None:  # noqa: C901, PLR
         case Identity():
             identities.on_identity(turn, device, reading)
         case GammaSpectrum():
+            panel_health.watch(turn, device, reading)
             spectra.on_spectrum(turn, device, reading)
         case Housekeeping():
             calibration.on_housekeeping(turn, device, reading)
@@ -353,7 +360,7 @@ def _link(turn: Turn, change: LinkChange) -> None:
         return
     occupancy.on_lost(turn, device)
     if device in turn.rules.portals:
-        pass
+        panel_health.on_lost(turn, device)
     elif device in turn.rules.scales:
         weighing.on_lost(turn, device)
         axles.on_lost(turn, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -16,11 +16,13 @@ from rich.table import Table
 from agent import config as configuration
 from agent.analysis.detector import Detector
 from agent.analysis.empty_lane import Shares, Steadiness, in_blocks, shares_of, steadiness
-from agent.analysis.energy import on_grid, polynomial_edges, sqrt_grid
+from agent.analysis.energy import on_grid, sqrt_grid
 from agent.analysis.response import background_components
 from agent.cli import wrong
 from agent.config.options import did_you_mean
-from agent.lane.options import RpmOptions, SpectralOptions
+from agent.config.spectral import energy_option
+from agent.lane.energies import edges_of, energy_of
+from agent.lane.options import SpectralOptions
 from agent.lane.state import LaneState
 from agent.lane.step import is_vacant
 from agent.records import LaneEvent, Record, Timed
@@ -76,11 +78,13 @@ class _Samples:
 class EmptyLaneWatch:
     """Watches a replay and keeps what one device counts while the lane is empty."""
 
-    def __init__(self, device: str, guard_s: float, energy: EnergyCalibration | None) -> None:
+    def __init__(
+        self, device: str, guard_s: float, energies: Mapping[str, EnergyCalibration]
+    ) -> None:
         self.gamma: dict[str, _Samples] = {}
         self.neutron: dict[str, _Samples] = {}
         self.averaging_s: float | None = None
-        self._device, self._guard_s, self._energy = device, guard_s, energy
+        self._device, self._guard_s, self._energies = device, guard_s, energies
         self._waiting: list[tuple[float, Timed]] = []
         self._occupied_until_s = -np.inf
         self._told_fine_neutrons = False
@@ -144,13 +148,10 @@ class EmptyLaneWatch:
         samples = self.gamma.setdefault(reading.detector or "1", _Samples())
         live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
         samples.add(at_s - 0.5 * reading.real_time_s, float(sum(reading.counts)), live_s)
-        energy = self._energy or reading.energy
-        if energy is None or not energy.coefficients_kev:
+        energy = energy_of(self._energies, self._device, reading)
+        edges = edges_of(energy, len(reading.counts))
+        if edges is None:
             return
-        try:
-            edges = polynomial_edges(energy.coefficients_kev, len(reading.counts))
-        except ValueError:
-            return  # a falling scale is no scale
         spectrum = on_grid(reading.counts, edges, sqrt_grid())
         samples.spectrum = spectrum if samples.spectrum is None else samples.spectrum + spectrum
 
@@ -242,7 +243,9 @@ def calibrate_background_command(arguments: argparse.Namespace) -> int:
         lane = configuration.load_lane(arguments.lane)
         device = _device(lane, arguments.device)
         spectral = lane.spectral or SpectralOptions()
-        watch = EmptyLaneWatch(device.name, spectral.guard_s, _energy(device))
+        own = energy_option(device)
+        energies = {} if own is None else dict([own])
+        watch = EmptyLaneWatch(device.name, spectral.guard_s, energies)
         watch.averaging_s = arguments.averaging
         options = ReplayOptions(
             device=device.name,
@@ -287,13 +290,6 @@ def _device(lane: LaneConfig, name: str) -> DeviceConfig:
     if name not in known:
         raise ValueError(f"--device {name}: there is no such device; {did_you_mean(name, known)}")
     return known[name]
-
-
-def _energy(device: DeviceConfig) -> EnergyCalibration | None:
-    kind = device.kind_options
-    if not isinstance(kind, RpmOptions) or kind.energy is None:
-        return None
-    return EnergyCalibration(coefficients_kev=kind.energy.coefficients_kev)
 
 
 def _reasons(found: Sequence[Measured], device: str) -> list[str]:

@@ -17,14 +17,17 @@ from rich.table import Table
 from scipy.special import bdtrc
 
 from agent import config as configuration
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.energy import sqrt_grid
-from agent.analysis.model import LEAST_TO_LEARN, Model, Shapes
+from agent.analysis.learning import LEAST_TO_LEARN
+from agent.analysis.model import Model, Shapes
+from agent.analysis.shapes import window_shapes
 from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import wrong
 from agent.config.model_file import model_bytes
-from agent.config.spectral import spectral_rules
-from agent.lane.options import SpectralOptions, SpectralRules
+from agent.config.spectral import spectral_rules, window_rules
+from agent.lane.options import SpectralOptions
 from agent.settings import LaneConfig
 from agent.tools import pass_spectra
 from agent.tools.daily import parse_zone
@@ -54,6 +57,7 @@ class Benign:
     """Benign passages of all files in order, and where each is from: (file, number in it)."""
 
     summed: Summed
+    slice_s: float
     origin: tuple[tuple[str, int], ...]
     others: int
     """Passages that are not learned from because something alarmed at them."""
@@ -109,11 +113,14 @@ def calibrate_threshold_command(arguments: argparse.Namespace) -> int:
         before = _thresholds_file(arguments.lane)
         with progress_bar() as progress:
             done = progress("computing what is looked for", 1)
-            rules = _rules(lane)
+            options, shapes = _looked_for(lane)
             done(1)
-            benign = gathered(arguments, lane, rules.options.slice_s, progress)
-            far = arguments.far or rules.options.false_alarm_rate
-            learned = learn(benign, rules.shapes, rules.options.slice_s, far, progress)
+            slice_s = None if shapes is None else options.slice_s
+            benign = gathered(arguments, lane, slice_s, progress)
+            if shapes is None:
+                shapes = window_shapes(benign.summed.counts.shape[2])
+            far = arguments.far or options.false_alarm_rate
+            learned = learn(benign, shapes, benign.slice_s, far, progress)
         if learned.model is not None:
             with output.open("xb") as file:
                 file.write(model_bytes(learned.model))
@@ -123,7 +130,7 @@ def calibrate_threshold_command(arguments: argparse.Namespace) -> int:
         return wrong(f"{exc.filename}: {exc.strerror}")
     proposed = None
     if learned.model is not None:
-        proposed = section(output.resolve(), learned, before, rules.options)
+        proposed = section(output.resolve(), learned, before, options)
     _print(learned, benign, proposed, output, as_json=arguments.json)
     return 0 if learned.model is not None else 1
 
@@ -143,19 +150,24 @@ def _thresholds_file(lane_file: Path) -> str | None:
     return None if spectral is None else spectral.thresholds_file
 
 
-def _rules(lane: LaneConfig) -> SpectralRules:
+def _looked_for(lane: LaneConfig) -> tuple[SpectralOptions, Shapes | None]:
+    """Return the lane's options and the shapes; None: those of energy windows."""
     if lane.spectral is None:
         raise ValueError(f"the lane {lane.lane_id} has no table [spectral]; give it one first")
     rules = spectral_rules(lane)
-    if rules is None:
-        raise ValueError(f"no device of the lane {lane.lane_id} gives spectra; nothing to learn")
-    return rules
+    if rules is not None:
+        return rules.options, rules.shapes
+    if window_rules(lane) is None:
+        raise ValueError(
+            f"no device of the lane {lane.lane_id} gives spectra or windows; nothing to learn"
+        )
+    return lane.spectral, None
 
 
 def gathered(
-    arguments: argparse.Namespace, lane: LaneConfig, slice_s: float, progress: Progressing
+    arguments: argparse.Namespace, lane: LaneConfig, slice_s: float | None, progress: Progressing
 ) -> Benign:
-    """Return the benign passages of all files.
+    """Return the benign passages of all files; ``slice_s`` None: they are energy windows.
 
     Raises PassesError, RecordingError, ConfigError or OSError.
     """
@@ -163,24 +175,37 @@ def gathered(
     parts: list[Summed] = []
     origin: list[tuple[str, int]] = []
     others = 0
+    grid = None if slice_s is None else sqrt_grid()
     for path in arguments.sources:
         passes = _passes_of(path, arguments, lane)
-        if passes.edges_kev is None:
-            raise PassesError(
-                f"{path.name}: it holds energy windows; a lane learns from spectra with energies"
-            )
+        _check_kind(path, passes, grid, parts)
+        slice_s = slice_s or passes.slice_s
         if not math.isclose(passes.slice_s, slice_s, rel_tol=1e-6):
             raise PassesError(
                 f"{path.name}: its slices are {passes.slice_s:g} s long, those of the lane "
                 f"{slice_s:g} s; set slice_s in [spectral], or record anew"
             )
-        summed = pass_spectra.summed(passes, sqrt_grid(), pass_spectra.left_out(passes))
+        summed = pass_spectra.summed(passes, grid, pass_spectra.left_out(passes))
         which = np.flatnonzero(passes.is_commission & summed.is_judged)
         parts.append(summed.some(which))
         origin += [(path.name, int(number)) for number in which]
         others += len(passes.counts) - len(which)
         done(1)
-    return Benign(summed=_joined(parts), origin=tuple(origin), others=others)
+    assert slice_s is not None
+    summed = _joined(parts)
+    return Benign(summed=summed, slice_s=slice_s, origin=tuple(origin), others=others)
+
+
+def _check_kind(path: Path, passes: Passes, grid: Floats | None, parts: Sequence[Summed]) -> None:
+    """Refuse windows for a lane of spectra, spectra for one of windows, and other windows."""
+    if grid is not None and passes.edges_kev is None:
+        raise PassesError(f"{path.name}: it holds energy windows; this lane learns from spectra")
+    if grid is None and passes.edges_kev is not None:
+        raise PassesError(f"{path.name}: it holds spectra; this lane learns from energy windows")
+    windows = passes.counts.shape[3]
+    if grid is None and parts and parts[0].counts.shape[2] != windows:
+        text = f"it holds {windows} windows, the files before {parts[0].counts.shape[2]}"
+        raise PassesError(f"{path.name}: {text}")
 
 
 def _passes_of(path: Path, arguments: argparse.Namespace, lane: LaneConfig) -> Passes:
@@ -198,7 +223,7 @@ def _passes_of(path: Path, arguments: argparse.Namespace, lane: LaneConfig) -> P
         pass
     passes = watch.passes()
     if passes is None:
-        raise PassesError(f"{path.name}: no passage in it has spectra and a background before it")
+        raise PassesError(f"{path.name}: no passage in it has spectra or windows and a background")
     return passes
 
 
@@ -234,8 +259,8 @@ def learn(
     p = np.zeros(0)
     uniform = None
     if not reasons:
-        p = _held_out(benign.summed, shapes, slice_s, far, progress)
-        uniform = uniformity_p(p)
+        p, learned_from = _held_out(benign.summed, shapes, slice_s, far, progress)
+        uniform = uniformity_p(p, learned_from)
         reasons += _not_held(p, uniform, far)
     learned = None
     if not reasons:
@@ -272,24 +297,27 @@ def _too_few(passes: int, far: float) -> list[str]:
 
 def _held_out(
     summed: Summed, shapes: Shapes, slice_s: float, far: float, progress: Progressing
-) -> Floats:
+) -> tuple[Floats, int | None]:
+    """Return p of each passage by a model of the others, and of how few its tails were learned."""
     passes = len(summed.counts)
     done = progress(f"holding {passes} passages out in {FOLDS} parts", FOLDS)
-    p = np.empty(passes)
+    p, learned_from = np.empty(passes), None
     for part in np.array_split(np.arange(passes), FOLDS):
         rest = np.setdiff1d(np.arange(passes), part)
         learned = _model(summed, rest, shapes, slice_s, far)
         some = summed.some(part)
         p[part] = detection.judge(learned, some.counts, some.expected, some.background).p
+        if learned.together is not None:
+            learned_from = learned.together.passes
         done(1)
-    return p
+    return p, learned_from
 
 
 def _model(
     summed: Summed, which: NDArray[np.intp], shapes: Shapes, slice_s: float, far: float
 ) -> Model:
     some = summed.some(which)
-    return detection.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
+    return learning.learn(some.counts, some.expected, some.background, shapes, slice_s, far)
 
 
 def _not_held(p: Floats, uniform: float, far: float) -> list[str]:
@@ -330,8 +358,8 @@ def section(output: Path, learned: Learned, before: str | None, options: Spectra
 
 
 def _modes(model: Model) -> int:
-    """Return how many energy modes traffic taught, beside K, U and Th."""
-    return int(model.nuisance.modes.shape[1]) - len(model.shapes.norm.names)
+    """Return how many energy modes traffic taught, beside those of loads."""
+    return int(model.nuisance.modes.shape[1]) - len(model.shapes.loads.names)
 
 
 def _unlikely(learned: Learned, benign: Benign) -> list[tuple[str, int, float]]:

@@ -30,8 +30,13 @@ def format_line(stamp: Stamp, device: str, captured: Captured) -> str:
     if isinstance(captured, str):
         return f'{head}"link": "{captured}"}}'
     block, registers = captured
+    asked = "".join(
+        f'{{"address": {address}, "regs": {list(words)}}}, ' for address, words in block.written
+    )
+    asked = f'"written": [{asked.removesuffix(", ")}], ' if asked else ""
     values = ", ".join(map(str, registers))
-    return f'{head}"table": "{block.table}", "address": {block.address}, "regs": [{values}]}}'
+    place = f'"table": "{block.table}", "address": {block.address}'
+    return f'{head}{asked}{place}, "regs": [{values}]}}'
 
 
 async def capture(

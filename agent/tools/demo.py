@@ -32,7 +32,7 @@ from agent.records import Stamp
 from agent.settings import Config
 from agent.supervisor import Supervisor
 from agent.tools.show import line_of
-from agent.tools.simulate import SPECTROMETERS, scene_of
+from agent.tools.simulate import panel_tables, scene_of
 from simulators.centre import Centre, Stored
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, LaneSimulator
@@ -89,20 +89,6 @@ preset = "moxa-e1212"
 relation = "during"
 max_gap_s = 5.0
 """
-
-PANEL_TABLES = """
-[devices.panel]
-{driver}port = "{port}"
-silence_s = 30.0
-
-[spectral]
-detector = "{material}"
-crystal_cm = {crystal_cm}
-background_memory_s = 120.0
-guard_s = 2.0
-"""
-PANEL_CRYSTALS = {"kromek": ("csi", [2.54, 2.54, 5.0]), "rs-350": ("nai", [5.08, 10.16, 40.64])}
-"""What the simulated panels count with, as a technician would read it off the type plate."""
 
 
 def demo_command(scene_name: str, *, for_s: float | None, time_scale: float | None) -> int:
@@ -208,22 +194,10 @@ class _Demo:
             scale=ports.scale,
             metal=ports.metal,
         )
-        lane_file += self._panel_tables(ports)
+        panel = panel_tables(ports, self.scene.exercise.spectrometer.instrument)
+        lane_file += f"\n{panel}"
         (lanes / f"{LANE}.toml").write_text(lane_file, encoding="utf-8")
         return configuration.load(self.directory)
-
-    def _panel_tables(self, ports: LanePorts) -> str:
-        """Return the lane file's tables for the spectroscopic panel, where the scene has one."""
-        if ports.spectrometer is None:
-            return ""
-        instrument = self.scene.exercise.spectrometer.instrument
-        material, crystal_cm = PANEL_CRYSTALS[instrument.partition("-d")[0]]
-        return PANEL_TABLES.format(
-            driver=SPECTROMETERS[instrument],
-            port=ports.spectrometer,
-            material=material,
-            crystal_cm=crystal_cm,
-        )
 
     async def _play(self, lane: LaneSimulator, began_s: float, running: asyncio.Task[None]) -> None:
         """Wait until the scene is over or the time is up, or the agent ended by itself."""

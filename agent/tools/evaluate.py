@@ -18,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agent.analysis.detector import CrystalMaterial, Detector
-from agent.analysis.model import LEAST_TO_LEARN
+from agent.analysis.learning import LEAST_TO_LEARN
 from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import DEFAULT_CONFIG, wrong
 from agent.config.nuclides import load_nuclides
 from agent.config.problems import ConfigError
+from agent.lane.alarms import stated_p, worded_p
 from agent.lane.naming import Named
 from agent.tools import pass_judging, pass_spectra
 from agent.tools.pass_judging import Judged
@@ -143,7 +144,7 @@ def _line(number: int, index: int, judged: Judged, name: Named | None, far: floa
     return {
         "pass": number,
         "alarm": p < far if known else None,
-        "p": float(f"{p:.4g}") if known else None,
+        "p": stated_p(p) if known else None,
         "statistic": judged.statistic[index],
         "category": None if name is None else name.category,
         "nuclides": [{"name": each.name, "confidence": each.confidence} for each in nuclides],
@@ -289,7 +290,7 @@ def _cells(line: Json) -> list[str]:
     assert isinstance(p, float)
     return [
         str(line["pass"]),
-        f"{p:.1e}",
+        worded_p(p).removeprefix("p = ").removeprefix("p "),
         str(line["statistic"]),
         str(line["category"] or ""),
         named,

@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 
 from agent.analysis.energy import sqrt_grid
 from agent.lane.state import LaneState, PassSpectra
+from agent.lane.windows import BACKGROUND_S
 from agent.records import LaneEvent, Passage, Record, Timed
+from agent.tools.lane_neutrons import LaneNeutrons, Spans
 from agent.tools.passes import Passes
-from drivers.readings import PortalSettings, WindowBackground, WindowCounts
+from drivers.readings import NeutronCounts, PortalSettings, WindowBackground, WindowCounts
 
 Floats = NDArray[np.float64]
 
 WINDOWS_BEFORE_S, WINDOWS_AFTER_S = 4.0, 0.5
 """Windows sent late from before the vehicle broke the beam (14 intervals of an SC-880), and the
 last interval's delay."""
-WINDOW_BACKGROUND_S = 20.0
-"""Over how long a portal averages its windows where its settings do not say: an SC-880's window
-backgrounds are multiples of 1/20 counts/s."""
 GOLDEN = 0.6180339887498949
 
 
@@ -39,6 +38,7 @@ class _Held:
     live_s: Floats
     background: Floats
     background_s: float
+    spans: Spans
 
 
 class LanePasses:
@@ -54,7 +54,8 @@ class LanePasses:
         self._device: str | None = None
         self._windows: list[tuple[int, WindowCounts]] = []
         self._backgrounds: list[tuple[int, WindowBackground]] = []
-        self._averaging_s = WINDOW_BACKGROUND_S
+        self._averaging_s = BACKGROUND_S
+        self._neutrons = LaneNeutrons()
 
     def __call__(self, event: LaneEvent, state: LaneState, records: Sequence[Record]) -> None:
         """Take what one step of the lane brought."""
@@ -63,6 +64,9 @@ class LanePasses:
                 self._said[record.passage_id] = record
         if isinstance(event, Timed):
             self._take_windows(event)
+            if isinstance(event.reading, NeutronCounts):
+                ended_us = event.stamp.back(event.reading.age_s).mono_us
+                self._neutrons.take(ended_us, event.device, event.reading)
         finished = None if state.spectra is None else state.spectra.finished
         if finished is not None and finished is not self._last:
             self._last = finished
@@ -107,6 +111,7 @@ class LanePasses:
                 live_s=live_s,
                 background=_rows(rates * common_s, detectors),
                 background_s=common_s,
+                spans=[(each.began_us, each.ended_us) for each in finished.slices],
             )
         )
 
@@ -133,7 +138,8 @@ class LanePasses:
         for passage in sorted(said, key=lambda p: p.started.mono_us):
             first_us = passage.started.back(WINDOWS_BEFORE_S).mono_us
             last_us = passage.ended.forward(WINDOWS_AFTER_S).mono_us
-            own = [each for at_us, each in waiting if first_us <= at_us <= last_us]
+            inside = [each for each in waiting if first_us <= each[0] <= last_us]
+            own = [each for _, each in inside]
             waiting = [each for each in waiting if each[0] > last_us]
             before = bisect_left(known_us, passage.started.mono_us)
             cps = self._backgrounds[before - 1][1].cps if before else ()
@@ -148,6 +154,7 @@ class LanePasses:
                     live_s=np.full((len(own), 1), length),
                     background=np.array([cps]) * self._averaging_s,
                     background_s=self._averaging_s,
+                    spans=[(at_us - round(length * 1e6), at_us) for at_us, _ in inside],
                 )
             )
         return held
@@ -167,6 +174,7 @@ class LanePasses:
             background[number, :known] = np.rint(each.background)
         said = [self._said.get(each.passage_id) for each in held]
         speeds = [None if p is None else p.speed_m_per_s for p in said]
+        neutrons, neutron_live_s = self._neutrons.booked([each.spans for each in held], slice_s)
         return Passes(
             counts=counts,
             slices=np.array([len(each.counts) for each in held], dtype=np.intp),
@@ -176,7 +184,8 @@ class LanePasses:
             background_counts=background,
             background_s=np.array([each.background_s for each in held]),
             speed_m_per_s=np.array([np.nan if v is None else v for v in speeds]),
-            neutron_counts=None,
+            neutron_counts=neutrons,
+            neutron_live_s=neutron_live_s,
             is_commission=np.array([p is not None and not p.alarm_ids for p in said]),
             truth=None,
             strength_cps=None,

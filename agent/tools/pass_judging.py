@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis import learning
 from agent.analysis import model as detection
 from agent.analysis.gross import neutron_tail_p
-from agent.analysis.model import LEAST_TO_LEARN, STATISTICS, Model, Shapes, Verdict
+from agent.analysis.learning import LEAST_TO_LEARN
+from agent.analysis.model import STATISTICS, Model, Shapes, Verdict
 from agent.tools.pass_spectra import CHUNK, Summed
 from agent.tools.passes import Passes, PassesError
 
@@ -28,14 +30,14 @@ def model_of(commission: Summed, test: Summed, shapes: Shapes, slice_s: float, f
     """Return the model learned from the commission passages, or a provisional one for too few."""
     taught = commission.some(np.flatnonzero(commission.is_judged))
     if len(taught.counts) >= LEAST_TO_LEARN:
-        return detection.learn(
+        return learning.learn(
             taught.counts, taught.expected, taught.background, shapes, slice_s, far
         )
     source = taught if len(taught.counts) else test.some(np.flatnonzero(test.is_judged))
     if not len(source.counts):
         raise PassesError("no pass has a working detector with a background")
     rate = source.background.sum(axis=0) / source.background_s.sum()
-    return detection.assume(shapes, rate, slice_s, far)
+    return learning.assume(shapes, rate, slice_s, far)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,6 +96,17 @@ def with_neutrons(p: Floats, neutron_p: Floats) -> tuple[Floats, Bools]:
     return fused, by_neutrons
 
 
+def _neutrons(passes: Passes) -> tuple[NDArray[np.int_], Floats]:
+    """Return neutrons and live time (pass, slice) of all detectors together, 0 in the padding."""
+    assert passes.neutron_counts is not None
+    real = passes.is_real
+    counts: NDArray[np.int_] = passes.neutron_counts.sum(axis=2, dtype=int) * real
+    if passes.neutron_live_s is None:
+        return counts, np.where(real, passes.slice_s, 0.0)
+    live_s: Floats = passes.neutron_live_s.mean(axis=2) * real
+    return counts, live_s
+
+
 def neutron_rate(passes: Passes) -> tuple[float, float] | None:
     """Return the neutron background of the commission passages [counts/s] and its seconds.
 
@@ -101,14 +114,17 @@ def neutron_rate(passes: Passes) -> tuple[float, float] | None:
     of the passages' rates: a passage with a source among them changes nothing. Where few counts
     come, so that the median is coarse, the mean of the lower 95 % bounds it from below.
     """
-    if passes.neutron_counts is None or not passes.is_commission.any():
+    if passes.neutron_counts is None:
         return None
-    real = passes.is_real[passes.is_commission]
-    counts = passes.neutron_counts[passes.is_commission].sum(axis=2, dtype=float) * real
-    seconds = real.sum(axis=1) * passes.slice_s
-    rates = counts.sum(axis=1) / seconds
+    all_counts, all_live_s = _neutrons(passes)
+    seconds = all_live_s.sum(axis=1)
+    known = passes.is_commission & (seconds > 0)
+    if not known.any():
+        return None
+    counts, seconds = all_counts.sum(axis=1)[known].astype(float), seconds[known]
+    rates = counts / seconds
     usual = rates <= np.quantile(rates, 0.95)
-    mean = float((rates * seconds)[usual].sum() / seconds[usual].sum())
+    mean = float(counts[usual].sum() / seconds[usual].sum())
     return max(float(np.median(rates)), mean), float(seconds.sum())
 
 
@@ -116,33 +132,39 @@ def neutron_p_values(passes: Passes) -> Floats | None:
     """Return p of each test passage's neutrons: the least over 1 to 5 s, times the looks taken.
 
     Exact Poisson tails, the background's own uncertainty among them; Bonferroni over all places
-    and lengths. None: see ``neutron_rate``.
+    and lengths. A passage in which no neutron detector was live has p = 1. None: see
+    ``neutron_rate``.
     """
     background = neutron_rate(passes)
     if background is None:
         return None
-    assert passes.neutron_counts is not None
     rate_cps, known_s = background
+    counts, live_s = _neutrons(passes)
     found = []
     for number in np.flatnonzero(passes.is_test):
-        slices = passes.neutron_counts[number, : passes.slices[number]].sum(axis=1, dtype=int)
-        found.append(_least_neutron_p(slices, passes.slice_s, rate_cps, known_s))
+        last = passes.slices[number]
+        one, lives = counts[number, :last], live_s[number, :last]
+        found.append(_least_neutron_p(one, lives, passes.slice_s, rate_cps, known_s))
     return np.array(found)
 
 
 def _least_neutron_p(
-    slices: NDArray[np.int_], slice_s: float, rate_cps: float, known_s: float
+    counts: NDArray[np.int_], live_s: Floats, slice_s: float, rate_cps: float, known_s: float
 ) -> float:
-    below = np.concatenate([[0], np.cumsum(slices)])
+    counted = np.concatenate([[0], np.cumsum(counts)])
+    lived = np.concatenate([[0.0], np.cumsum(live_s)])
     least, looks = 1.0, 0
     for span_s in NEUTRON_SPANS_S:
-        span = min(len(slices), max(1, round(span_s / slice_s)))
-        sums = below[span:] - below[:-span]
-        looks += len(sums)
-        least = min(least, neutron_tail_p(int(sums.max()), span * slice_s, rate_cps, known_s))
-        if span == len(slices):
+        span = min(len(counts), max(1, round(span_s / slice_s)))
+        sums = counted[span:] - counted[:-span]
+        over_s = np.round(lived[span:] - lived[:-span], 6)
+        looks += int((over_s > 0).sum())
+        for length_s in np.unique(over_s[over_s > 0]):
+            most = int(sums[over_s == length_s].max())
+            least = min(least, neutron_tail_p(most, float(length_s), rate_cps, known_s))
+        if span == len(counts):
             break
-    return min(1.0, least * looks)
+    return min(1.0, least * looks) if looks else 1.0
 
 
 def slice_us(model: Model, test: Summed) -> float:

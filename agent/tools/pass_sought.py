@@ -17,8 +17,8 @@ from agent.analysis.library import Library
 from agent.analysis.model import Shapes, Verdict
 from agent.analysis.nuclides import NuclideTable
 from agent.analysis.response import templates
-from agent.analysis.selection import chosen, pruned, spread
-from agent.analysis.shapes import TEMPLATES, named_among, shapes_among, window_shapes
+from agent.analysis.selection import chosen
+from agent.analysis.shapes import looked_for, named_among, shapes_among, window_shapes
 from agent.config.options import did_you_mean
 from agent.lane.naming import Named, named
 from agent.lane.options import SpectralOptions, SpectralRules
@@ -74,7 +74,7 @@ def targets(grid_kev: Floats | None, background: Floats, sought: Sought, slice_s
         known = _without(given, {*natural, *excluded})
         if not known.names:
             raise PassesError("the library holds no source that is looked for")
-        shapes = replace(shapes, library=spread(pruned(known, background), background, TEMPLATES))
+        shapes = replace(shapes, library=looked_for(known, sought.nuclides, background))
         everything = _joined(_without(everything, set(given.nuclides)), given)
     rules = SpectralRules(
         options=SpectralOptions(slice_s=slice_s, exclude=tuple(excluded)),

@@ -13,6 +13,9 @@ C channels::
     background_s       (P,)            over how long [s]
     speed_m_per_s      (P,)            NaN where unknown
     neutron_counts     (P, S, N)       optional
+    neutron_live_s     (P, S, N)       optional live time of those [s]; 0 where nothing was counted,
+                                       and over slice_s where a longer interval is booked in one
+                                       slice; absent: slice_s in every slice
     role               (P,)            "commission": benign traffic to learn from; "test"
     truth              (P,)            optional: "" benign, "NORM:K-40" …, else the source
     strength_cps       (P,)            optional: net counts/s of the source at closest approach
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -50,6 +54,7 @@ _ARRAYS = (
     "background_s",
     "speed_m_per_s",
     "neutron_counts",
+    "neutron_live_s",
     "role",
     "truth",
     "strength_cps",
@@ -66,6 +71,7 @@ _UNREADABLE = (
     TypeError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -96,6 +102,7 @@ class Passes:
     is_commission: NDArray[np.bool_]
     truth: tuple[str, ...] | None
     strength_cps: Floats | None
+    neutron_live_s: Floats | None = None
     ignored: tuple[str, ...] = ()
 
     @property
@@ -131,6 +138,7 @@ def read_passes(path: Path, *, needs_test: bool = True) -> Passes:
     real = np.arange(length) < slices[:, None]
     file.not_negative("counts", counts, real)
     slice_s = file.number("slice_s", 0.001, 60.0)
+    neutrons = _neutrons(file, passes, length, real)
     roles = _roles(file, passes, needs_test=needs_test)
     return Passes(
         counts=counts,
@@ -141,7 +149,8 @@ def read_passes(path: Path, *, needs_test: bool = True) -> Passes:
         background_counts=_background(file, (passes, detectors, channels)),
         background_s=_background_s(file, passes),
         speed_m_per_s=_speed(file, passes),
-        neutron_counts=_neutrons(file, passes, length, real),
+        neutron_counts=neutrons,
+        neutron_live_s=_neutron_live(file, neutrons, real),
         is_commission=roles == COMMISSION,
         truth=_truth(file, passes),
         strength_cps=_strength(file, passes),
@@ -165,6 +174,7 @@ def write_passes(path: Path, passes: Passes) -> None:
     optional = {
         "energy_edges_kev": passes.edges_kev,
         "neutron_counts": passes.neutron_counts,
+        "neutron_live_s": passes.neutron_live_s,
         "truth": None if passes.truth is None else np.array(passes.truth),
         "strength_cps": passes.strength_cps,
     }
@@ -307,6 +317,17 @@ def _neutrons(file: _File, passes: int, length: int, real: NDArray[np.bool_]) ->
     if not counts.shape[2]:
         raise file.error("neutron_counts", "has no detector; leave the array away where none is")
     return counts
+
+
+def _neutron_live(file: _File, counts: Counts | None, real: NDArray[np.bool_]) -> Floats | None:
+    if "neutron_live_s" not in file.arrays:
+        return None
+    if counts is None:
+        raise file.error("neutron_live_s", "stands without neutron_counts; store both or neither")
+    live_s = file.floats("neutron_live_s", counts.shape, "(pass, slice, neutron detector)", 0.0)
+    if counts[real][live_s[real] == 0].any():
+        raise file.error("neutron_live_s", "is 0 where neutrons were counted")
+    return np.where(real[:, :, None], live_s, 0.0)
 
 
 def _roles(file: _File, passes: int, *, needs_test: bool) -> NDArray[np.str_]:

@@ -231,7 +231,8 @@ def _saw_modbus(found: Found) -> list[str]:
     by_map = f" ({MAP_DRIVER})" if MAP_DRIVER in names() else ""
     advice = (
         f"  Unit {found.unit} answers Modbus {found.framing.upper()}{at}, but has not the "
-        f"registers of any driver's defaults: take driver{by_map} and addresses from its manual."
+        f"registers of any driver's defaults: take driver{by_map} and addresses from its manual. "
+        "An indicator that must be asked by a write is none of those tried: a probe writes nothing."
     )
     return [advice]
 

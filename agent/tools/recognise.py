@@ -159,13 +159,17 @@ def recognise_registers(
 
 
 def needed_blocks() -> tuple[Block, ...]:
-    """Return what the Modbus drivers would read first, each block once."""
+    """Return what the Modbus drivers would read first, each block once.
+
+    What must be asked for by writing is left out: nothing is written to an unknown device.
+    """
     blocks: dict[Address, Block] = {}
     for driver in known_drivers():
         if driver.is_polled:
             for options in variants(driver, required_only=True):
                 made = cast("PolledDriver", make(driver, options))
-                blocks |= {(b.table, b.address, b.count): b for b in made.blocks()}
+                read = (block for block in made.blocks() if not block.questions)
+                blocks |= {(b.table, b.address, b.count): b for b in read}
     return tuple(blocks.values())
 
 

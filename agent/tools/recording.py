@@ -4,6 +4,11 @@
     {"t": …, "dev": "metal", "table": "input", "address": 0, "regs": [1, 7]}   a block of registers
     {"t": …, "dev": "rpm", "link": "up"}                                       or "down"
 
+What was written so that the registers answer stands before them, and behind each of it they were
+read once; ``regs`` has all that was read, in this order:
+
+    {"t": …, "dev": "scale", "written": [{"address": 64, "regs": [34, 1, 0, 0]}, …], "table": …}
+
 ``t`` is Unix time in UTC [s], with microseconds.
 """
 
@@ -17,7 +22,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from drivers.base import Table
+from drivers.base import Table, Written
 from drivers.readings import Reading
 
 LINE_LIMIT_BYTES = 1 << 20
@@ -46,6 +51,8 @@ class CapturedRegisters:
     table: Table
     address: int
     registers: tuple[int, ...]
+    written: tuple[Written, ...] = ()
+    """What was written so that they answer; they were read once behind each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,11 @@ _Register = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Device = Annotated[str, msgspec.Meta(min_length=1)]
 
 
+class _Written(msgspec.Struct, forbid_unknown_fields=True):
+    address: _Register
+    regs: tuple[_Register, ...]
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     t: Decimal
     dev: _Device
@@ -79,6 +91,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     table: Table | None = None
     address: _Register | None = None
     regs: tuple[_Register, ...] | None = None
+    written: tuple[_Written, ...] = ()
     link: Literal["up", "down"] | None = None
 
 
@@ -116,6 +129,8 @@ def _line_of(line: _Line) -> CaptureLine:
         raise ValueError(f"t = {line.t}: expected Unix seconds")
     utc_us = int(line.t * 1_000_000)
     registers = (line.table, line.address, line.regs)
+    if line.written and line.regs is None:
+        raise ValueError('"written" belongs to the registers that were read behind it')
     match line.hex, line.link, registers:
         case str(text), None, (None, None, None):
             return CapturedBytes(utc_us=utc_us, device=line.dev, data=_bytes_of(text))
@@ -123,7 +138,12 @@ def _line_of(line: _Line) -> CaptureLine:
             return CapturedLink(utc_us=utc_us, device=line.dev, is_up=link == "up")
         case None, None, (str(table), int(address), tuple(values)):
             return CapturedRegisters(
-                utc_us=utc_us, device=line.dev, table=table, address=address, registers=values
+                utc_us=utc_us,
+                device=line.dev,
+                table=table,
+                address=address,
+                registers=values,
+                written=tuple((one.address, one.regs) for one in line.written),
             )
     raise ValueError(
         'expected one of "hex", "link" and the three "table", "address" and "regs", all else absent'

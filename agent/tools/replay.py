@@ -15,7 +15,7 @@ from datetime import UTC, date, timezone
 from pathlib import Path
 from typing import cast
 
-from agent.config.spectral import spectral_rules
+from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.evidence.event import EventFiles
 from agent.lane.options import LaneRules
@@ -113,7 +113,9 @@ def replay(
         revision.update(b"\0" + override.encode())
     names = {text.partition("=")[0].strip().rpartition(".")[2] for text in options.overrides}
     pinned = frozenset(names & PORTAL_SETTINGS)
-    rules = lane.rules(run=NAME, pinned=pinned, spectral=spectral_rules(lane))
+    rules = lane.rules(
+        run=NAME, pinned=pinned, spectral=spectral_rules(lane), windows=window_rules(lane)
+    )
     encoder = Encoder(
         identity=Identity(root="checkpoint", site=NAME, gw=NAME),
         mode="test",
@@ -196,9 +198,9 @@ class Replay:
             yield Timed(stamp=stamp, device=line.device, reading=reading)
 
     def _decode(self, driver: PolledDriver, line: CapturedRegisters) -> list[Reading]:
-        asked = (line.table, line.address, len(line.registers))
+        asked = (line.table, line.address, len(line.registers), line.written)
         for block in driver.blocks():
-            if (block.table, block.address, block.count) == asked:
+            if (block.table, block.address, block.values, block.written) == asked:
                 return driver.decode(block, line.registers)
         self.summary.refused[Reason.UNKNOWN.value] += 1
         return []

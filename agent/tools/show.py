@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from agent.lane.alarms import worded_p
+
 Json = Mapping[str, object]
 
 PRIORITY_STYLE = {"routine": "green", "elevated": "yellow", "high": "bold red"}
@@ -71,12 +73,13 @@ def _spectral(spectral: Json | None) -> str:
         return ""
     if spectral["p"] is None:
         return "spectrum not judged"
+    p = worded_p(cast("float", spectral["p"]))
     found = cast("list[Json]", spectral["nuclides"])
     names = ", ".join(str(each["name"]) for each in found)
     category = spectral["category"]
     if category is None:
-        return f"spectrum clean (p {spectral['p']:.2g})"
-    return f"{category}{': ' if names else ''}{names} (p {spectral['p']:.1e})"
+        return f"spectrum clean ({p})"
+    return f"{category}{': ' if names else ''}{names} ({p})"
 
 
 def _scale(scale: Json | None) -> str:

@@ -49,16 +49,39 @@ SPECTROMETERS = {
     "rs-350": 'driver = "rpm.n42_stream"\n',
 }
 """How a lane's file reads each simulated spectroscopic panel, its port apart."""
+CRYSTALS = {"kromek": ("csi", [2.54, 2.54, 5.0]), "rs-350": ("nai", [5.08, 10.16, 40.64])}
+"""What the simulated panels count with, as a technician would read it off the type plate."""
+PANEL = """[devices.panel]
+{driver}port = "{port}"
+silence_s = 30.0
+
+[spectral]
+detector = "{material}"
+crystal_cm = {crystal_cm}
+background_memory_s = 120.0
+guard_s = 2.0
+"""
+
+
+def panel_tables(ports: LanePorts, instrument: str) -> str:
+    """Return the lane file's tables for the spectroscopic panel, empty where the scene has none."""
+    if ports.spectrometer is None:
+        return ""
+    material, crystal_cm = CRYSTALS[instrument.partition("-d")[0]]
+    return PANEL.format(
+        driver=SPECTROMETERS[instrument],
+        port=ports.spectrometer,
+        material=material,
+        crystal_cm=crystal_cm,
+    )
 
 
 def _announce(ports: LanePorts, instrument: str) -> None:
     """Print the devices' tables as they would stand in a lane's file."""
-    if ports.spectrometer is not None:
-        print(f'[devices.spectrometer]\n{SPECTROMETERS[instrument]}port = "{ports.spectrometer}"\n')
     print(
         f'[devices.rpm]\ndriver = "rpm.rapiscan"\nport = "{ports.portal}"\n\n'
         f'[devices.scale]\ndriver = "scale.toledo"\nport = "{ports.scale}"\n\n'
         f'[devices.metal]\ndriver = "metal.dry_contact"\nport = "{ports.metal}"\n'
-        'preset = "moxa-e1212"\n',
+        f'preset = "moxa-e1212"\n\n{panel_tables(ports, instrument)}',
         flush=True,
     )

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from agent.settings import DeviceConfig
 from agent.tools.recording import CapturedBytes, CapturedRegisters, read_capture
 from drivers.base import PolledDriver, StreamDriver
-from drivers.readings import GammaSpectrum, Reading
+from drivers.readings import EnergyCalibration, GammaSpectrum, Reading
 
 Floats = NDArray[np.float64]
 
 LARGEST_FILE_BYTES = 256 << 20
 MOST_CHANNELS = 1 << 16
+NEAR_EDGES_KEV = 0.5
+"""Less than a channel of any scintillator: printed edges are rounded."""
 
 
 class SpectrumFileError(ValueError):
@@ -132,10 +134,28 @@ def _summed(path: Path, spectra: list[GammaSpectrum]) -> MeasuredSpectrum:
     return MeasuredSpectrum(
         counts=np.sum([spectrum.counts for spectrum in spectra], axis=0).astype(float),
         live_s=sum(known) if len(known) == len(lives) else None,
-        coefficients_kev=() if scale is None else scale.coefficients_kev,
+        coefficients_kev=() if scale is None else coefficients_of(scale),
         detector=spectra[0].detector,
         spectra=len(spectra),
     )
+
+
+def coefficients_of(scale: EnergyCalibration) -> tuple[float, ...]:
+    """Return the coefficients [keV] of a scale; of edges the polynomial that meets them all.
+
+    Empty where none up to the third degree comes within NEAR_EDGES_KEV of each.
+    """
+    if not scale.edges_kev:
+        return scale.coefficients_kev
+    edges = np.asarray(scale.edges_kev, dtype=float)
+    numbers = np.arange(len(edges), dtype=float)
+    for degree in (1, 2, 3):
+        if len(edges) <= degree or not np.isfinite(edges).all():
+            break
+        fitted = np.polynomial.Polynomial.fit(numbers, edges, degree)
+        if np.abs(fitted(numbers) - edges).max() <= NEAR_EDGES_KEV:
+            return tuple(fitted.convert().coef.tolist())
+    return ()
 
 
 # ------------------------------------------------------------------ npz

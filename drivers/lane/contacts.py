@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -38,15 +38,25 @@ from drivers.inputs import (
     MOXA_COUNTERS_START,
     UNWIRED,
     Channel,
+    ContactsPeriod,
+    ContactsStart,
+    CounterBits,
+    CounterForm,
+    CounterModulus,
+    CountersPeriod,
+    CountersStart,
+    MaxIncrements,
+    MaxIncrementsAfterGap,
     Point,
     Preset,
     WordOrder,
-    figure,
+    check_modulus,
+    counted,
     input_blocks,
     is_closed,
     moxa_point,
 )
-from drivers.readings import BadFrame, Contact, DeviceState, Reading, Reason
+from drivers.readings import Contact, DeviceState, Reading
 from drivers.registers import refusal
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,23}", re.ASCII)
@@ -80,57 +90,26 @@ class Options:
         dict[str, Input],
         Meta(description="the contacts by name: each a table with its channel or point"),
     ]
-    contacts_start: Annotated[
-        int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
-    ] = MOXA_CONTACTS_START
-    counters_start: Annotated[
-        int,
-        Meta(
-            description="moxa: address of channel 0's counter; unconfirmed for the E1210: read it "
-            "while closing the contact by hand",
-            ge=0,
-            le=65500,
-        ),
-    ] = MOXA_COUNTERS_START
-    counter_bits: Annotated[
-        Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
-    ] = 32
+    contacts_start: ContactsStart = MOXA_CONTACTS_START
+    counters_start: CountersStart = MOXA_COUNTERS_START
+    counter_bits: CounterBits = 32
     word_order: Annotated[WordOrder, Meta(description="which word of 32 bits comes first")] = (
         "high_first"
     )
-    counter_modulus: Annotated[
-        int,
-        Meta(
-            description="where a counter returns to 0, e.g. 10000 after 9999; 0: at its width",
-            ge=0,
-            le=1 << 32,
-        ),
-    ] = 0
-    contacts_period_s: Annotated[
-        float, Meta(description="how often the contacts are read [s]", ge=0.02, le=10)
-    ] = 0.05
-    counters_period_s: Annotated[
-        float, Meta(description="how often the counters are read [s]", ge=0.02, le=60)
-    ] = 0.5
+    counter_modulus: CounterModulus = 0
+    contacts_period_s: ContactsPeriod = 0.05
+    counters_period_s: CountersPeriod = 0.5
     debounce_s: Annotated[
         float,
         Meta(description="a level counts once it was read the same for so long [s]", ge=0, le=10),
     ] = 0.05
-    max_increments: Annotated[
-        int, Meta(description="a counter cannot gain more between two reads [increments]", ge=1)
-    ] = 200
-    max_increments_after_gap: Annotated[
-        int, Meta(description="nor more than this while the module was lost [increments]", ge=1)
-    ] = 10000
+    max_increments: MaxIncrements = 200
+    max_increments_after_gap: MaxIncrementsAfterGap = 10000
 
     def __post_init__(self) -> None:
         if not self.inputs:
             raise ValueError("there is no input; give at least one in inputs")
-        if self.counter_modulus > 1 << self.counter_bits:
-            raise ValueError(
-                f"counter_modulus {self.counter_modulus} does not fit {self.counter_bits} bits; "
-                "give the width that it needs"
-            )
+        check_modulus(self.counter_modulus, self.counter_bits)
         for name, wired in self.inputs.items():
             self._check(name, wired)
         if self.preset != "custom":
@@ -186,8 +165,11 @@ class Driver:
         self._options = options
         self._points = {name: _point(options, wired) for name, wired in options.inputs.items()}
         self._lines = {name: _Line() for name in self._points}
-        self._words = options.counter_bits // 16
-        self._modulus = options.counter_modulus or 1 << options.counter_bits
+        self._form = CounterForm(
+            bits=options.counter_bits,
+            order=options.word_order,
+            modulus=options.counter_modulus or 1 << options.counter_bits,
+        )
         # The first and the last of so many reads lie debounce_s apart.
         self._needed = 1 + math.ceil(options.debounce_s / options.contacts_period_s - 1e-9)
         self._counters = Counters(
@@ -197,7 +179,7 @@ class Driver:
         self._conditions: dict[str, bool] = {}
         self._blocks = input_blocks(
             self._points.values(),
-            words=self._words,
+            words=self._form.words,
             contacts_period_s=options.contacts_period_s,
             counters_period_s=options.counters_period_s,
         )
@@ -289,19 +271,10 @@ class Driver:
             readings.append(DeviceState(condition=name, active=active, detail=detail))
 
     def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
-        gains: list[Gain] = []
-        for name, point in self._points.items():
-            if point.counter_table != table or point.counter not in values:
-                continue
-            order = self._options.word_order
-            now = figure(point.counter, values, words=self._words, order=order)
-            if now >= self._modulus:
-                detail = f"counter of {name} reads {now}, above its modulus {self._modulus}"
-                readings.append(BadFrame.of(Reason.RANGE, now.to_bytes(4, "big"), detail))
-                continue
-            gain = self._counters.take(name, now, self._modulus)
-            if gain is not None:
-                gains.append(gain)
+        gains, refused = counted(
+            self._points, table, values, form=self._form, counters=self._counters
+        )
+        readings += refused
         detail = resets(gains)
         self._condition("counter_reset", readings, active=bool(detail), detail=detail)
         for gain in gains:

@@ -42,11 +42,21 @@ from msgspec import Meta
 
 from drivers import mrz
 from drivers.base import LineParameters, mass_kg
+from drivers.line_cutter import LineCutter, truncated
 from drivers.readings import BadFrame, DeviceState, Identity, Reading, Reason
 from drivers.text_lines import (
     Checksum,
+    ChecksumBehind,
+    ChecksumSkip,
+    Columns,
     Cut,
+    End,
+    Fields,
+    Pattern,
     RefusedError,
+    Separator,
+    SevenBits,
+    Start,
     as_bytes,
     by_columns,
     by_pattern,
@@ -90,14 +100,12 @@ class Options:
             max_length=32,
         ),
     ]
-    start: Annotated[str, Meta(description="bytes that open a frame; empty: none")] = ""
-    end: Annotated[str, Meta(description="bytes that close a frame", min_length=1)] = "<CR><LF>"
+    start: Start = ""
+    end: End = "<CR><LF>"
     max_length: Annotated[
         int, Meta(description="a frame without end is refused after so much [bytes]", ge=4, le=512)
     ] = 128
-    seven_bits: Annotated[
-        bool, Meta(description="bit 7 of each byte is parity and no part of the character")
-    ] = False
+    seven_bits: SevenBits = False
     encoding: Annotated[
         Literal["ascii", "utf-8", "latin-1"], Meta(description="how the characters are written")
     ] = "ascii"
@@ -105,18 +113,10 @@ class Options:
         bool,
         Meta(description="the first frame after opening is dropped, for it may be half of one"),
     ] = False
-    pattern: Annotated[
-        str, Meta(description="regular expression of the whole body", max_length=300)
-    ] = ""
-    columns: Annotated[
-        dict[str, str], Meta(description="first and last character of each part, from 1")
-    ] = field(default_factory=dict)
-    separator: Annotated[
-        str, Meta(description="bytes between the fields; empty: not split so", max_length=20)
-    ] = ""
-    fields: Annotated[
-        tuple[str, ...], Meta(description='the parts between separators; "-": not looked at')
-    ] = ()
+    pattern: Pattern = ""
+    columns: Columns = field(default_factory=dict)
+    separator: Separator = ""
+    fields: Fields = ()
     confidence_full: Annotated[
         float, Meta(description="what the reader writes where it is quite sure", gt=0)
     ] = 100.0
@@ -130,12 +130,8 @@ class Options:
     checksum_form: Annotated[
         Literal["hex", "hex-lower"], Meta(description="digits of the checksum")
     ] = "hex"
-    checksum_skip: Annotated[
-        int, Meta(description="bytes of the frame before the first that counts", ge=0, le=64)
-    ] = 0
-    checksum_behind: Annotated[
-        int, Meta(description="bytes before the checksum that do not count, e.g. *", ge=0, le=8)
-    ] = 0
+    checksum_skip: ChecksumSkip = 0
+    checksum_behind: ChecksumBehind = 0
     heartbeat: Annotated[
         str, Meta(description="a body that only says that the reader lives; empty: none")
     ] = ""
@@ -153,19 +149,20 @@ class Driver:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._codec = _Codec(options)
-        self._buffer = bytearray()
+        self._frames = LineCutter(
+            start=self._codec.start,
+            end=self._codec.end,
+            max_length=options.max_length,
+            seven_bits=options.seven_bits,
+            is_joining=options.skips_first,
+        )
         for number, sample in enumerate(options.samples, start=1):
-            self._reset()
-            self._is_joining = False
+            self._lines: tuple[str, ...] = ()
+            self._frames.reset(is_joining=False)
             for trouble in _troubles(self.feed, sample, is_zone=options.reads == "mrz"):
                 raise ValueError(f'sample {number} "{sample.get("frame", "")}" {trouble}')
-        self._reset()
-
-    def _reset(self) -> None:
-        self._buffer.clear()
-        self._is_shedding = False
-        self._is_joining = self._options.skips_first
-        self._lines: tuple[str, ...] = ()
+        self._lines = ()
+        self._frames.reset()
 
     @property
     def poll_period_s(self) -> None:
@@ -175,7 +172,7 @@ class Driver:
     @property
     def buffered(self) -> int:
         """How much is kept between two calls [bytes]."""
-        return len(self._buffer) + sum(map(len, self._lines))
+        return len(self._frames.buffer) + sum(map(len, self._lines))
 
     def poll(self) -> bytes:
         """Return nothing: a reader is never asked."""
@@ -187,53 +184,22 @@ class Driver:
 
     def silence(self) -> list[Reading]:
         """Drop a half frame or a zone without its last line, and say so."""
-        half = "".join(self._lines).encode("latin-1") + bytes(self._buffer)
-        self._reset()
-        if not half:
-            return []
-        return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a frame")]
+        zone = "".join(self._lines).encode("latin-1")
+        self._lines = ()
+        return [*truncated(zone + self._frames.reset())]
 
     def feed(self, data: bytes) -> list[Reading]:
         """Return what the bytes say; never raises on input."""
         readings: list[Reading] = []
-        for at in range(0, len(data), 256):
-            piece = data[at : at + 256]
-            self._buffer += bytes(b & 0x7F for b in piece) if self._options.seven_bits else piece
-            while self._take(readings):
-                pass
+        for frame in self._frames.cut(data):
+            if isinstance(frame, BadFrame):
+                self._lines = ()
+                readings.append(frame)
+            else:
+                self._frame(frame, readings)
         return readings
 
-    def _take(self, readings: list[Reading]) -> bool:
-        """Consume one frame that its end closes; false: more bytes are needed."""
-        end, buffer, most = self._codec.end, self._buffer, self._options.max_length
-        at = buffer.find(end) if self._is_shedding else buffer.find(end, 0, most)
-        if self._is_shedding:
-            self._is_shedding = at < 0
-            del buffer[: max(0, len(buffer) - len(end) + 1) if at < 0 else at + len(end)]
-            return at >= 0
-        if at < 0 and len(buffer) < most:
-            return False
-        frame = bytes(buffer[: most if at < 0 else at + len(end)])
-        del buffer[: len(frame)]
-        if at < 0:
-            self._is_shedding = True
-            detail = f"no end in {most} bytes; check the baud rate and end"
-            self._refuse(Reason.FLOOD, frame, detail, readings)
-        elif self._is_joining:
-            self._is_joining = False
-        elif frame != end:
-            self._frame(frame, readings)
-        return True
-
     def _frame(self, frame: bytes, readings: list[Reading]) -> None:
-        start = self._codec.start
-        begin = frame.rfind(start) if start else 0
-        if begin:
-            lost = frame if begin < 0 else frame[:begin]
-            self._refuse(Reason.SYNTAX, lost, "bytes outside any frame", readings)
-        if begin < 0:
-            return
-        frame = frame[begin:]
         try:
             body = self._codec.body(frame)
             if body == self._options.heartbeat:

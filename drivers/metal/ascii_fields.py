@@ -43,6 +43,7 @@ from msgspec import Meta
 
 from drivers.base import EqualFrames, LineParameters
 from drivers.counters import Counters, resets
+from drivers.line_cutter import LineCutter, truncated, unanswered
 from drivers.readings import (
     BadFrame,
     DeviceState,
@@ -54,8 +55,19 @@ from drivers.readings import (
 )
 from drivers.text_lines import (
     Checksum,
+    ChecksumBehind,
+    ChecksumBits,
+    ChecksumSkip,
+    End,
+    Fields,
     Parts,
+    Pattern,
+    Poll,
+    PollInterval,
     RefusedError,
+    Separator,
+    SevenBits,
+    Start,
     as_bytes,
     by_pattern,
     by_separator,
@@ -104,23 +116,15 @@ class Options:
             max_length=32,
         ),
     ]
-    start: Annotated[str, Meta(description="bytes that open a frame; empty: none")] = ""
-    end: Annotated[str, Meta(description="bytes that close a frame", min_length=1)] = "<CR><LF>"
+    start: Start = ""
+    end: End = "<CR><LF>"
     max_length: Annotated[
         int, Meta(description="a frame without end is refused after so much [bytes]", ge=4, le=256)
     ] = 128
-    seven_bits: Annotated[
-        bool, Meta(description="bit 7 of each byte is parity and no part of the character")
-    ] = False
-    pattern: Annotated[
-        str, Meta(description="regular expression of the whole body", max_length=300)
-    ] = ""
-    separator: Annotated[
-        str, Meta(description="bytes between the fields; empty: not split so", max_length=20)
-    ] = ""
-    fields: Annotated[
-        tuple[str, ...], Meta(description='the parts between separators; "-": not looked at')
-    ] = ()
+    seven_bits: SevenBits = False
+    pattern: Pattern = ""
+    separator: Separator = ""
+    fields: Fields = ()
     alarm_texts: Annotated[
         dict[str, Alarm], Meta(description="alarm, random (no metal) or clear by its text")
     ] = field(default_factory=dict)
@@ -163,15 +167,9 @@ class Options:
     checksum_form: Annotated[
         Literal["hex", "hex-lower"], Meta(description="how its digits are written")
     ] = "hex"
-    checksum_bits: Annotated[
-        Literal[7, 8], Meta(description="xor, sum and twos-complement: bits that count [bit]")
-    ] = 8
-    checksum_skip: Annotated[
-        int, Meta(description="bytes of the frame before the first that counts", ge=0, le=64)
-    ] = 0
-    checksum_behind: Annotated[
-        int, Meta(description="bytes before the checksum that do not count, e.g. *", ge=0, le=8)
-    ] = 0
+    checksum_bits: ChecksumBits = 8
+    checksum_skip: ChecksumSkip = 0
+    checksum_behind: ChecksumBehind = 0
     equal_frames: Annotated[
         int,
         Meta(
@@ -181,12 +179,8 @@ class Options:
             le=10,
         ),
     ] = 2
-    poll: Annotated[
-        str, Meta(description="bytes that ask for a frame; empty: it is sent unasked")
-    ] = ""
-    poll_interval_s: Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)] = (
-        1.0
-    )
+    poll: Poll = ""
+    poll_interval_s: PollInterval = 1.0
 
 
 class Driver:
@@ -202,20 +196,23 @@ class Driver:
         self._codec = _Codec(options)
         _check_samples(self._codec, options)
         self._options = options
-        self._poll = as_bytes("poll", options.poll)
-        self._has_control = any(value < 0x20 for value in self._poll)
         is_voted = options.frames == "states" and options.checksum == "none"
         self._vote = EqualFrames(options.equal_frames if is_voted else 1)
-        self._buffer = bytearray()
+        self._request = as_bytes("poll", options.poll)
+        self._lines = LineCutter(
+            start=self._codec.start,
+            end=self._codec.end,
+            max_length=options.max_length,
+            seven_bits=options.seven_bits,
+            # Without a start nothing tells the rest of a frame from a whole one.
+            is_joining=not self._codec.start,
+            request=self._request,
+        )
         self._reset()
 
     def _reset(self) -> None:
-        self._buffer.clear()
         self._vote.forget()
-        self._is_shedding = False
-        # Without a start nothing tells the rest of a frame from a whole one.
-        self._is_joining = not self._codec.start
-        self._has_asked = self._has_answer = self._is_watched = False
+        self._is_watched = False
         self._faults: set[str] = set()
         self._is_reset = False
         most = self._options.max_increments
@@ -224,35 +221,26 @@ class Driver:
     @property
     def poll_period_s(self) -> float | None:
         """How often to poll [s]; None: the device just talks."""
-        return self._options.poll_interval_s if self._poll else None
+        return self._options.poll_interval_s if self._request else None
 
     @property
     def buffered(self) -> int:
         """How much is kept between two calls [bytes]."""
-        return len(self._buffer)
+        return len(self._lines.buffer)
 
     def poll(self) -> bytes:
         """Return the request; what came before the second one since opening is not looked at."""
-        if self._poll:
-            self._is_joining = self._is_joining and not self._has_asked
-            self._has_asked = True
-            self._has_answer = False
-        return self._poll
+        return self._lines.ask()
 
     def no_reply(self) -> list[Reading]:
         """Say that the request went unanswered, unless what came was only no reading."""
-        if self._has_answer or not self._poll:
+        if self._lines.has_answer or not self._request:
             return []
-        detail = f"no answer to {self._options.poll} in time; check cable, baud and power"
-        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
+        return [unanswered(self._options.poll)]
 
     def silence(self) -> list[Reading]:
         """Drop a half frame and say so; forget levels and counters."""
-        half = bytes(self._buffer)
-        readings: list[Reading] = []
-        if half:
-            detail = "the line fell silent inside a frame"
-            readings.append(BadFrame.of(Reason.TRUNCATED, half, detail))
+        readings: list[Reading] = [*truncated(self._lines.reset())]
         if self._is_watched:
             readings.append(MetalAlarm(active=None, pulses=None))
         readings += [DeviceState(condition=name, active=None) for name in sorted(self._faults)]
@@ -262,60 +250,20 @@ class Driver:
     def feed(self, data: bytes) -> list[Reading]:
         """Return what the bytes say; never raises on input."""
         readings: list[Reading] = []
-        for at in range(0, len(data), 256):
-            piece = data[at : at + 256]
-            self._buffer += bytes(b & 0x7F for b in piece) if self._options.seven_bits else piece
-            while self._take(readings):
-                pass
+        for frame in self._lines.cut(data):
+            if isinstance(frame, BadFrame):
+                self._vote.forget()
+                readings.append(frame)
+            else:
+                self._say(frame, readings)
         return readings
-
-    def _take(self, readings: list[Reading]) -> bool:
-        """Consume one frame that its end closes; false: more bytes are needed."""
-        end, buffer, longest = self._codec.end, self._buffer, self._options.max_length
-        if self._is_shedding:
-            at = buffer.find(end)
-            self._is_shedding = at < 0
-            del buffer[: max(0, len(buffer) - len(end) + 1) if at < 0 else at + len(end)]
-            return at >= 0
-        at = buffer.find(end, 0, longest)
-        if at < 0 and len(buffer) < longest:
-            return False
-        stop = longest if at < 0 else at + len(end)
-        frame = bytes(buffer[:stop])
-        del buffer[:stop]
-        if at >= 0:
-            self._line(frame, readings)
-            return True
-        self._is_shedding = True
-        detail = f"no end in {stop} bytes; check the baud rate and end"
-        self._refuse(Reason.FLOOD, frame, detail, readings)
-        return True
-
-    def _line(self, frame: bytes, readings: list[Reading]) -> None:
-        start = self._codec.start
-        if self._has_control and frame.startswith(self._poll):
-            frame = frame[len(self._poll) :]  # our own request, sent back by the adapter
-        begin = frame.rfind(start) if start else 0
-        if begin and not self._is_joining:
-            lost = frame if begin < 0 else frame[:begin]
-            self._refuse(Reason.SYNTAX, lost, "bytes outside any frame", readings)
-        is_empty = not frame.removesuffix(self._codec.end)
-        self._has_answer |= not is_empty
-        if self._is_joining:
-            self._is_joining = bool(self._poll)  # asked: until the second request
-        elif begin >= 0 and not is_empty:
-            self._say(frame[begin:], readings)
-
-    def _refuse(self, reason: Reason, raw: bytes, detail: str, readings: list[Reading]) -> None:
-        self._has_answer = True
-        self._vote.forget()
-        readings.append(BadFrame.of(reason, raw, detail))
 
     def _say(self, frame: bytes, readings: list[Reading]) -> None:
         try:
             said = self._codec.decode(frame)
         except RefusedError as exc:
-            self._refuse(exc.reason, frame, str(exc), readings)
+            self._vote.forget()
+            readings.append(BadFrame.of(exc.reason, frame, str(exc)))
             return
         if not self._vote.agrees(frame):
             return

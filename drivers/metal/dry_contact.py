@@ -33,27 +33,35 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import Block, Table
-from drivers.counters import Counters, Gain, counted_in_gap, resets
+from drivers.counters import Counters, counted_in_gap, resets
 from drivers.inputs import (
     MOXA_CONTACTS_START,
     MOXA_COUNTERS_START,
     UNWIRED,
     Channel,
+    ContactsPeriod,
+    ContactsStart,
+    CounterBits,
+    CounterForm,
+    CounterModulus,
+    CountersPeriod,
+    CountersStart,
+    MaxIncrements,
+    MaxIncrementsAfterGap,
     Point,
     Preset,
     WordOrder,
-    figure,
+    check_modulus,
+    counted,
     input_blocks,
     is_closed,
     moxa_point,
 )
 from drivers.readings import (
-    BadFrame,
     DeviceState,
     MetalAlarm,
     MetalPassages,
     Reading,
-    Reason,
 )
 from drivers.registers import refusal
 
@@ -84,18 +92,8 @@ class Options:
     passage_out_channel: Channel = 3
     tamper_channel: Channel = UNWIRED
     saturated_channel: Channel = UNWIRED
-    contacts_start: Annotated[
-        int, Meta(description="moxa: address of channel 0's contact", ge=0, le=65535)
-    ] = MOXA_CONTACTS_START
-    counters_start: Annotated[
-        int,
-        Meta(
-            description="moxa: address of channel 0's counter; unconfirmed for the E1210: read it "
-            "while closing the contact by hand",
-            ge=0,
-            le=65500,
-        ),
-    ] = MOXA_COUNTERS_START
+    contacts_start: ContactsStart = MOXA_CONTACTS_START
+    counters_start: CountersStart = MOXA_COUNTERS_START
     alarm: Annotated[Point | None, Meta(description="custom: the alarm relay")] = None
     ready: Annotated[Point | None, Meta(description="custom: the ready relay")] = None
     passage_in: Annotated[Point | None, Meta(description="custom: persons entering")] = None
@@ -108,36 +106,19 @@ class Options:
         tuple[Signal, ...],
         Meta(description="signals that are active while the contact is open, broken wire included"),
     ] = ()
-    counter_bits: Annotated[
-        Literal[16, 32], Meta(description="width of a counter [bit]; 32: two registers")
-    ] = 32
+    counter_bits: CounterBits = 32
     word_order: Annotated[WordOrder, Meta(description="which word of 32 bits comes first")] = (
         "high_first"
     )
-    counter_modulus: Annotated[
-        int,
-        Meta(
-            description="where a counter returns to 0, e.g. 10000 after 9999; 0: at its width",
-            ge=0,
-            le=1 << 32,
-        ),
-    ] = 0
-    contacts_period_s: Annotated[
-        float, Meta(description="how often the contacts are read [s]", ge=0.02, le=10)
-    ] = 0.1
-    counters_period_s: Annotated[
-        float, Meta(description="how often the counters are read [s]", ge=0.02, le=60)
-    ] = 0.5
+    counter_modulus: CounterModulus = 0
+    contacts_period_s: ContactsPeriod = 0.1
+    counters_period_s: CountersPeriod = 0.5
     stuck_after_s: Annotated[
         float,
         Meta(description="alarm or photocell active for so long without end is stuck [s]", ge=1),
     ] = 30.0
-    max_increments: Annotated[
-        int, Meta(description="a counter cannot gain more between two reads [increments]", ge=1)
-    ] = 200
-    max_increments_after_gap: Annotated[
-        int, Meta(description="nor more than this while the module was lost [increments]", ge=1)
-    ] = 10000
+    max_increments: MaxIncrements = 200
+    max_increments_after_gap: MaxIncrementsAfterGap = 10000
 
     def __post_init__(self) -> None:
         custom = {name: getattr(self, name) for name in SIGNALS}
@@ -149,11 +130,7 @@ class Options:
             raise ValueError(
                 f'{named} given with preset "{self.preset}"; use preset = "custom" or the channels'
             )
-        if self.counter_modulus > 1 << self.counter_bits:
-            raise ValueError(
-                f"counter_modulus {self.counter_modulus} does not fit {self.counter_bits} bits; "
-                "give the width that it needs"
-            )
+        check_modulus(self.counter_modulus, self.counter_bits)
         for name, point in custom.items():
             if point and point.contact == UNWIRED and point.counter == UNWIRED:
                 raise ValueError(f"point {name} has neither contact nor counter; give one")
@@ -167,8 +144,11 @@ class Driver:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._points = _points(options)
-        self._words = options.counter_bits // 16
-        self._modulus = options.counter_modulus or 1 << options.counter_bits
+        self._form = CounterForm(
+            bits=options.counter_bits,
+            order=options.word_order,
+            modulus=options.counter_modulus or 1 << options.counter_bits,
+        )
         self._levels: dict[Signal, bool | None] = {}
         self._active_reads: dict[Signal, int] = {}
         self._counters = Counters(
@@ -178,7 +158,7 @@ class Driver:
         self._conditions: dict[str, bool | None] = {}
         self._blocks = input_blocks(
             self._points.values(),
-            words=self._words,
+            words=self._form.words,
             contacts_period_s=options.contacts_period_s,
             counters_period_s=options.counters_period_s,
         )
@@ -257,20 +237,10 @@ class Driver:
             readings.append(DeviceState(condition=name, active=active, detail=detail))
 
     def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
-        gains: list[Gain] = []
-        for signal, point in self._points.items():
-            if point.counter_table != table or point.counter not in values or signal == "ready":
-                continue
-            order = self._options.word_order
-            now = figure(point.counter, values, words=self._words, order=order)
-            if now >= self._modulus:
-                detail = f"counter of {signal} reads {now}, above its modulus {self._modulus}"
-                raw = now.to_bytes(4, "big")
-                readings.append(BadFrame.of(Reason.RANGE, raw, detail))
-                continue
-            gain = self._counters.take(signal, now, self._modulus)
-            if gain is not None:
-                gains.append(gain)
+        # A ready relay has no pulses worth counting, whatever counter stands beside it.
+        points: dict[str, Point] = {s: p for s, p in self._points.items() if s != "ready"}
+        gains, refused = counted(points, table, values, form=self._form, counters=self._counters)
+        readings += refused
         readings += counted_in_gap(gains)
         detail = resets(gains)
         if detail or "counter_reset" in self._conditions:

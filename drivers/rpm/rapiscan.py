@@ -71,6 +71,7 @@ from drivers.readings import (
 LINE = LineParameters(baud=19200, data_bits=8, parity="O", stop_bits=1)
 
 PRESENCE = "counts"
+GIVES_WINDOWS = True
 GAMMA_RULE = "tsa"
 
 GAMMA_INTERVAL_S = 0.2

@@ -34,6 +34,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import KG_PER_UNIT, EqualFrames, LineParameters, mass_kg
+from drivers.line_cutter import LineCutter, truncated, unanswered
 from drivers.readings import (
     BadFrame,
     Mode,
@@ -44,9 +45,19 @@ from drivers.readings import (
 )
 from drivers.text_lines import (
     Checksum,
+    ChecksumBehind,
+    ChecksumBits,
+    ChecksumSkip,
+    Columns,
     Cut,
+    Fields,
     Parts,
+    Poll,
+    PollInterval,
     RefusedError,
+    Separator,
+    SevenBits,
+    Start,
     as_bytes,
     by_columns,
     by_pattern,
@@ -79,7 +90,7 @@ class Options:
             max_length=32,
         ),
     ]
-    start: Annotated[str, Meta(description="bytes that open a frame; empty: none")] = ""
+    start: Start = ""
     end: Annotated[str, Meta(description="bytes that close a frame; empty: none")] = "<CR><LF>"
     length: Annotated[
         int, Meta(description="bytes of a frame from start to end; 0: any", ge=0, le=256)
@@ -87,21 +98,13 @@ class Options:
     max_length: Annotated[
         int, Meta(description="a frame without end is refused after so much [bytes]", ge=4, le=256)
     ] = 128
-    seven_bits: Annotated[
-        bool, Meta(description="bit 7 of each byte is parity and no part of the character")
-    ] = False
+    seven_bits: SevenBits = False
     pattern: Annotated[
         str, Meta(description="regular expression of the whole body", max_length=200)
     ] = ""
-    columns: Annotated[
-        dict[str, str], Meta(description="first and last character of each part, from 1")
-    ] = field(default_factory=dict)
-    separator: Annotated[
-        str, Meta(description="bytes between the fields; empty: not split so", max_length=20)
-    ] = ""
-    fields: Annotated[
-        tuple[str, ...], Meta(description='the parts between separators; "-": not looked at')
-    ] = ()
+    columns: Columns = field(default_factory=dict)
+    separator: Separator = ""
+    fields: Fields = ()
     sign_texts: Annotated[
         dict[str, Literal["+", "-"]], Meta(description="+ or - by the text of sign")
     ] = field(default_factory=lambda: {"": "+", "+": "+", "-": "-"})
@@ -143,15 +146,9 @@ class Options:
         Literal["hex", "hex-lower", "bytes", "bytes-low-first"],
         Meta(description="digits, or bytes (those need start and length)"),
     ] = "hex"
-    checksum_bits: Annotated[
-        Literal[7, 8], Meta(description="xor, sum and twos-complement: bits that count [bit]")
-    ] = 8
-    checksum_skip: Annotated[
-        int, Meta(description="bytes of the frame before the first that counts", ge=0, le=64)
-    ] = 0
-    checksum_behind: Annotated[
-        int, Meta(description="bytes before the checksum that do not count, e.g. *", ge=0, le=8)
-    ] = 0
+    checksum_bits: ChecksumBits = 8
+    checksum_skip: ChecksumSkip = 0
+    checksum_behind: ChecksumBehind = 0
     equal_frames: Annotated[
         int,
         Meta(
@@ -170,12 +167,8 @@ class Options:
             le=600,
         ),
     ] = 0
-    poll: Annotated[
-        str, Meta(description="bytes that ask for a frame; empty: it is sent unasked")
-    ] = ""
-    poll_interval_s: Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)] = (
-        0.5
-    )
+    poll: Poll = ""
+    poll_interval_s: PollInterval = 0.5
 
 
 class Driver:
@@ -185,109 +178,63 @@ class Driver:
         self._codec = _Codec(options)
         _check_samples(self._codec, options)
         self._options = options
-        self._poll = as_bytes("poll", options.poll)
-        self._has_control = any(value < 0x20 for value in self._poll)
-        self._buffer = bytearray()
         self._vote = EqualFrames(options.equal_frames)
         self._rest = EqualFrames(options.host_stable_frames)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._buffer.clear()
-        self._vote.forget()
-        self._rest.forget()
-        self._is_shedding = False
-        # Without a start nothing tells the rest of a frame from a whole one.
-        self._is_joining = not self._codec.start
-        self._has_asked = False
-        self._has_answer = False
+        self._request = as_bytes("poll", options.poll)
+        self._lines = LineCutter(
+            start=self._codec.start,
+            end=self._codec.end,
+            max_length=options.max_length,
+            seven_bits=options.seven_bits,
+            # Without a start nothing tells the rest of a frame from a whole one.
+            is_joining=not self._codec.start,
+            request=self._request,
+        )
 
     @property
     def poll_period_s(self) -> float | None:
         """How often to poll [s]; None: the device just talks."""
-        return self._options.poll_interval_s if self._poll else None
+        return self._options.poll_interval_s if self._request else None
 
     @property
     def buffered(self) -> int:
         """How much is kept between two calls [bytes]."""
-        return len(self._buffer)
+        return len(self._lines.buffer)
 
     def poll(self) -> bytes:
         """Return the request; what came before the second one since opening is not looked at."""
-        if self._poll:
-            self._is_joining = self._is_joining and not self._has_asked
-            self._has_asked = True
-            self._has_answer = False
-        return self._poll
+        return self._lines.ask()
 
     def no_reply(self) -> list[Reading]:
         """Say that the request went unanswered, unless what came was only no reading."""
-        if self._has_answer or not self._poll:
+        if self._lines.has_answer or not self._request:
             return []
-        detail = f"no answer to {self._options.poll} in time; check cable, baud and power"
-        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
+        return [unanswered(self._options.poll)]
 
     def silence(self) -> list[Reading]:
         """Drop a half frame and say so."""
-        half = bytes(self._buffer)
-        self._reset()
-        if not half:
-            return []
-        return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a frame")]
+        self._forget()
+        return [*truncated(self._lines.reset())]
 
     def feed(self, data: bytes) -> list[Reading]:
         """Return what the bytes say; never raises on input."""
         readings: list[Reading] = []
-        take = self._take_fixed if self._codec.is_fixed else self._take_line
-        for at in range(0, len(data), 256):
-            piece = data[at : at + 256]
-            self._buffer += bytes(b & 0x7F for b in piece) if self._options.seven_bits else piece
-            while take(readings):
-                pass
+        if self._codec.is_fixed:
+            for _ in self._lines.put(data):
+                while self._take_fixed(readings):
+                    pass
+            return readings
+        for frame in self._lines.cut(data):
+            if isinstance(frame, BadFrame):
+                self._forget()
+                readings.append(frame)
+            else:
+                self._say(frame, readings)
         return readings
-
-    def _take_line(self, readings: list[Reading]) -> bool:
-        """Consume one frame that its end closes; false: more bytes are needed."""
-        codec, buffer = self._codec, self._buffer
-        if self._is_shedding:
-            at = buffer.find(codec.end)
-            self._is_shedding = at < 0
-            del buffer[
-                : max(0, len(buffer) - len(codec.end) + 1) if at < 0 else at + len(codec.end)
-            ]
-            return at >= 0
-        at = buffer.find(codec.end, 0, self._options.max_length)
-        if at < 0 and len(buffer) < self._options.max_length:
-            return False
-        stop = self._options.max_length if at < 0 else at + len(codec.end)
-        frame = bytes(buffer[:stop])
-        del buffer[:stop]
-        if at < 0:
-            self._is_shedding = True
-            detail = f"no end in {stop} bytes; check the baud rate and end"
-            self._refuse(Reason.FLOOD, frame, detail, readings)
-        else:
-            self._line(frame, readings)
-        return True
-
-    def _line(self, frame: bytes, readings: list[Reading]) -> None:
-        codec = self._codec
-        if self._has_control and frame.startswith(self._poll):
-            frame = frame[len(self._poll) :]  # our own request, sent back by the adapter
-        begin = frame.rfind(codec.start) if codec.start else 0
-        if begin and not self._is_joining:
-            lost = frame if begin < 0 else frame[:begin]
-            self._refuse(Reason.SYNTAX, lost, "bytes outside any frame", readings)
-        is_empty = not frame.removesuffix(codec.end)
-        self._has_answer |= not is_empty
-        if self._is_joining:
-            self._is_joining = bool(self._poll)  # asked: until the second request
-        elif begin >= 0 and not is_empty:
-            self._say(frame[begin:], readings)
 
     def _take_fixed(self, readings: list[Reading]) -> bool:
         """Consume one frame of fixed length from its start, or what is none."""
-        codec, buffer = self._codec, self._buffer
+        codec, buffer = self._codec, self._lines.buffer
         begin = buffer.find(codec.start)
         if begin < 0:  # the last bytes may be half a start
             begin = max(0, len(buffer) - len(codec.start) + 1)
@@ -312,19 +259,23 @@ class Driver:
 
     def _skip(self, reason: Reason, detail: str, readings: list[Reading]) -> None:
         """Refuse what stands before the next possible start."""
-        step = self._buffer.find(self._codec.start, 1, self._options.length)
+        buffer = self._lines.buffer
+        step = buffer.find(self._codec.start, 1, self._options.length)
         stop = self._options.length if step < 0 else step
-        self._refuse(reason, bytes(self._buffer[:stop]), detail, readings)
-        del self._buffer[: 1 if step < 0 else step]
+        self._refuse(reason, bytes(buffer[:stop]), detail, readings)
+        del buffer[: 1 if step < 0 else step]
 
     def _refuse(self, reason: Reason, raw: bytes, detail: str, readings: list[Reading]) -> None:
-        self._has_answer = True
-        self._vote.forget()
-        self._rest.forget()
+        self._lines.has_answer = True
+        self._forget()
         readings.append(BadFrame.of(reason, raw, detail))
 
+    def _forget(self) -> None:
+        self._vote.forget()
+        self._rest.forget()
+
     def _say(self, frame: bytes, readings: list[Reading]) -> None:
-        self._has_answer = True
+        self._lines.has_answer = True
         try:
             weight = self._codec.decode(frame)
         except RefusedError as exc:

@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import EqualFrames, LineParameters, mass_kg
+from drivers.lines import Lines
 from drivers.readings import BadFrame, Range, Reading, Reason, Weight
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
@@ -83,12 +84,11 @@ class Driver:
         self._options = options
         self._request = _request(options)
         self._vote = EqualFrames(options.equal_frames)
-        self._buffer = bytearray()
+        self._lines = Lines(MAX_LINE_BYTES)
         self._reset()
 
     def _reset(self) -> None:
-        self._buffer.clear()
-        self._is_overlong = False
+        self._lines.clear()
         self._is_joining = True
         self._has_answer = False
         self._vote.forget()
@@ -101,13 +101,12 @@ class Driver:
     @property
     def buffered(self) -> int:
         """How much is kept between two calls [bytes]."""
-        return len(self._buffer)
+        return self._lines.buffered
 
     def poll(self) -> bytes:
         """Return the request."""
         self._has_answer = False
-        self._buffer.clear()  # the rest of an answer never joins the next one
-        self._is_overlong = False
+        self._lines.clear()  # the rest of an answer never joins the next one
         return self._request
 
     def no_reply(self) -> list[Reading]:
@@ -120,7 +119,7 @@ class Driver:
 
     def silence(self) -> list[Reading]:
         """Drop a half line and say so."""
-        half = bytes(self._buffer)
+        half = self._lines.clear()
         self._reset()
         if not half:
             return []
@@ -129,32 +128,15 @@ class Driver:
     def feed(self, data: bytes) -> list[Reading]:
         """Return what the bytes say; never raises on input."""
         readings: list[Reading] = []
-        *ended, rest = data.split(b"\n")
-        for piece in ended:
-            self._extend(piece, readings)
-            self._end_line(readings)
-        self._extend(rest, readings)
+        for line in self._lines.feed(data):
+            if isinstance(line, BadFrame):
+                self._refuse(line, readings)
+                self._is_joining = False
+            else:
+                self._take(line, readings)
         return readings
 
-    def _extend(self, piece: bytes, readings: list[Reading]) -> None:
-        """Lengthen the running line; one that grows too long is reported once and shed."""
-        if self._is_overlong:
-            return
-        self._buffer += piece
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raw = bytes(self._buffer[:MAX_LINE_BYTES])
-            self._buffer.clear()
-            self._is_overlong = True
-            self._is_joining = False
-            detail = f"no line end in {MAX_LINE_BYTES} bytes; check the baud rate"
-            self._refuse(BadFrame.of(Reason.FLOOD, raw, detail), readings)
-
-    def _end_line(self, readings: list[Reading]) -> None:
-        line = bytes(self._buffer) + b"\n"
-        self._buffer.clear()
-        if self._is_overlong:
-            self._is_overlong = False
-            return
+    def _take(self, line: bytes, readings: list[Reading]) -> None:
         if line == self._request:
             return  # sent back by a two-wire adapter
         self._has_answer = True

@@ -38,7 +38,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import KG_PER_UNIT, Block, mass_kg
+from drivers.base import KG_PER_UNIT, Block, mass_kg, swapped
 from drivers.readings import (
     BadFrame,
     DeviceState,
@@ -49,16 +49,19 @@ from drivers.readings import (
     Reason,
     Weight,
 )
+from drivers.register_weight import (
+    MARGIN,
+    UNPROVEN,
+    RefusedError,
+    check_capacity,
+    of_float,
+    register_bytes,
+    signed,
+)
 
 CUSTOM = "custom"
-UNPROVEN = "register map not yet proven against the display"
-"""A note of every weight until ``map_proven`` is set."""
 MAX_BLOCK = 125
 """Registers in one request (MODBUS V1.1b3, 6.3)."""
-MARGIN = Decimal("1.5")
-"""So many times its capacity a scale may be loaded before its figures are taken for nonsense."""
-F32_DIGITS = 1 << 24
-F32_LIMIT = 1e9
 
 _PLACE = r"(?:([0-9]{1,6})(?:-([0-9]{1,6}))?)?\.([0-9]{1,2})"
 _CONDITION = re.compile(rf"(!?){_PLACE}(?:-([0-9]{{1,2}})=([0-9]{{1,10}}))?", re.ASCII)
@@ -255,7 +258,7 @@ class _Words:
 
     def __init__(self, block: Block, registers: Iterable[int], map_: _Map) -> None:
         if map_.bytes_swapped:
-            registers = ((word & 0xFF) << 8 | word >> 8 for word in registers)
+            registers = map(swapped, registers)
         self._words = dict(enumerate(registers, block.address))
         self._is_low_first = map_.is_low_first
 
@@ -264,14 +267,6 @@ class _Words:
             return self._words[address]
         first, second = self._words[address], self._words[address + 1]
         return second << 16 | first if self._is_low_first else first << 16 | second
-
-
-class _RefusedError(Exception):
-    """These registers are no weight; stays inside this module."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 class _Map:
@@ -531,7 +526,7 @@ class Driver:
 
         Source: the preset's document, see ``drivers/scale_maps.toml``.
         """
-        raw = b"".join((value & 0xFFFF).to_bytes(2, "big") for value in registers)
+        raw = register_bytes(registers)
         fault = self._fault(block, registers)
         if fault is not None:
             return [BadFrame.of(fault[0], raw, fault[1])]
@@ -547,7 +542,7 @@ class Driver:
         try:
             self._watch_heartbeat(words, readings)
             readings.append(self._weight(words))
-        except _RefusedError as exc:
+        except RefusedError as exc:
             readings.append(BadFrame.of(exc.reason, raw, str(exc)))
         return readings
 
@@ -575,7 +570,7 @@ class Driver:
         has_stopped = self._still >= self._still_limit
         self._state("heartbeat_stopped", readings, active=has_stopped)
         if has_stopped:
-            raise _RefusedError(
+            raise RefusedError(
                 Reason.DEVICE_ERROR,
                 f"the heartbeat stands at {beat}; check the indicator behind its gateway",
             )
@@ -585,7 +580,7 @@ class Driver:
         for test in map_.refuse:
             if test.holds(words):
                 detail = f"{test.text} holds, and then no figure counts; set the indicator back"
-                raise _RefusedError(Reason.UNIT, detail)
+                raise RefusedError(Reason.UNIT, detail)
         unit, decimals = self._unit(words), self._decimals(words)
         range_ = self._range(words)
         value = self._value(map_.figure, words, decimals) if range_ == "ok" else None
@@ -627,11 +622,9 @@ class Driver:
         code = field.number(words)
         unit = (self._map.options.unit_codes or {}).get(str(code))
         if unit is None:
-            raise _RefusedError(Reason.UNIT, f"unit code {code} is none of unit_codes")
+            raise RefusedError(Reason.UNIT, f"unit code {code} is none of unit_codes")
         if fixed not in (None, unit):
-            raise _RefusedError(
-                Reason.UNIT, f"the indicator shows {unit}, not {fixed}; set it back"
-            )
+            raise RefusedError(Reason.UNIT, f"the indicator shows {unit}, not {fixed}; set it back")
         return unit
 
     def _decimals(self, words: _Words) -> int:
@@ -643,37 +636,23 @@ class Driver:
         codes = self._map.options.decimals_codes
         decimals = code if codes is None else codes.get(str(code))
         if decimals is None or decimals > 6:
-            raise _RefusedError(Reason.UNKNOWN, f"decimals code {code} is not known to the map")
+            raise RefusedError(Reason.UNKNOWN, f"decimals code {code} is not known to the map")
         if fixed not in (None, decimals):
             detail = f"the indicator shows {decimals} decimals, not {fixed}; was it set up anew?"
-            raise _RefusedError(Reason.UNKNOWN, detail)
+            raise RefusedError(Reason.UNKNOWN, detail)
         return decimals
 
     def _value(self, figure: _Figure, words: _Words, decimals: int) -> Decimal:
         number = figure.number(words)
-        if not math.isfinite(number) or (figure.type == "f32" and abs(number) >= F32_LIMIT):
-            raise _RefusedError(Reason.RANGE, f"{number} is no weight; check type and word_order")
         if figure.sign is not None:
-            number = _signed(number, figure, is_negative=figure.sign.holds(words))
-        value = Decimal(number) * self._map.factor
+            is_magnitude = figure.type[0] == "u"
+            is_negative = figure.sign.holds(words)
+            number = signed(number, is_magnitude=is_magnitude, is_negative=is_negative)
         if figure.type == "f32":
-            counts = value.scaleb(decimals).to_integral_value()
-            if abs(counts) > F32_DIGITS:
-                raise _RefusedError(
-                    Reason.RANGE, f"{number} has more digits than f32 holds; check decimals"
-                )
-            value = counts.scaleb(-decimals)
+            value = of_float(number, self._map.factor, decimals)
         else:
-            value = value.scaleb(-decimals)
-        capacity = self._map.options.capacity
-        if capacity is not None:
-            limit = Decimal(str(capacity))
-            if not -limit <= value <= limit * MARGIN:
-                raise _RefusedError(
-                    Reason.RANGE,
-                    f"{value:f} is far beyond the capacity {capacity:g}; check type, word_order, "
-                    "decimals and address_base",
-                )
+            value = (Decimal(number) * self._map.factor).scaleb(-decimals)
+        check_capacity(value, self._map.options.capacity)
         return value or abs(value)
 
     def _tare(self, words: _Words, decimals: int) -> str | None:
@@ -681,14 +660,3 @@ class Driver:
             return None
         value = self._value(self._map.tare, words, decimals)
         return format(value, "f") if value else None
-
-
-def _signed(number: float, figure: _Figure, *, is_negative: bool) -> int | float:
-    if figure.type[0] == "u":
-        return -number if is_negative else number
-    if number and (number < 0) != is_negative:
-        raise _RefusedError(
-            Reason.RANGE,
-            f"{number} contradicts its sign bit; is the figure a magnitude (u32, u16)?",
-        )
-    return number

@@ -34,6 +34,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from drivers.base import KG_PER_UNIT, EqualFrames, LineParameters, mass_kg
+from drivers.lines import Lines
 from drivers.readings import BadFrame, DeviceState, Range, Reading, Reason, Weight
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
@@ -141,12 +142,11 @@ class Driver:
         self._serial = options.serial
         self._conditions: dict[str, bool] = {}
         self._vote = EqualFrames(options.equal_frames)
-        self._buffer = bytearray()
+        self._lines = Lines(MAX_LINE_BYTES)
         self._reset()
 
     def _reset(self) -> None:
-        self._buffer.clear()
-        self._is_overlong = False
+        self._lines.clear()
         self._is_first_line = True
         self._cancels_unanswered = 0
         self._lose_pairing()
@@ -165,7 +165,7 @@ class Driver:
     @property
     def buffered(self) -> int:
         """How much is kept between two calls [bytes]."""
-        return len(self._buffer)
+        return self._lines.buffered
 
     def poll(self) -> bytes:
         """Return the request to send now; empty while one is unanswered or a repeat runs."""
@@ -199,7 +199,7 @@ class Driver:
 
     def silence(self) -> list[Reading]:
         """Drop a half line and say so; the next poll opens with ``@``."""
-        half = bytes(self._buffer)
+        half = self._lines.clear()
         self._reset()
         if not half:
             return []
@@ -222,32 +222,12 @@ class Driver:
     def feed(self, data: bytes) -> list[Reading]:
         """Return what the bytes say; never raises on input."""
         readings: list[Reading] = []
-        *ended, rest = data.translate(None, _FLOW_CONTROL).split(b"\n")
-        for piece in ended:
-            self._extend(piece, readings)
-            self._end_line(readings)
-        self._extend(rest, readings)
+        for line in self._lines.feed(data.translate(None, _FLOW_CONTROL)):
+            if isinstance(line, BadFrame):
+                self._take(line, line.raw, readings)
+            elif line.rstrip(b"\r\n") not in (self._command, CANCEL):  # else our own echo
+                self._take(_parse(line, self._options.value_width), line, readings)
         return readings
-
-    def _extend(self, piece: bytes, readings: list[Reading]) -> None:
-        """Lengthen the running line; one that grows too long is reported once and shed."""
-        if self._is_overlong:
-            return
-        self._buffer += piece
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raw = bytes(self._buffer[:MAX_LINE_BYTES])
-            self._buffer.clear()
-            self._is_overlong = True
-            detail = f"no line end in {MAX_LINE_BYTES} bytes; check the baud rate"
-            self._take(BadFrame.of(Reason.FLOOD, raw, detail), raw, readings)
-
-    def _end_line(self, readings: list[Reading]) -> None:
-        line = bytes(self._buffer) + b"\n"
-        self._buffer.clear()
-        if self._is_overlong:
-            self._is_overlong = False
-        elif line.rstrip(b"\r\n") not in (self._command, CANCEL):  # else our own echo
-            self._take(_parse(line, self._options.value_width), line, readings)
 
     def _take(
         self, said: Weight | BadFrame | _Serial, line: bytes, readings: list[Reading]

@@ -9,6 +9,8 @@
  * except for figures that indicators send:
  *   holding 300-301  float 12340.5, high word first      302-303  the same, low word first
  *   input 0-4        gross -70 000 as a magnitude, net 69 980, status 0x0006
+ *   holding 380-383  a mailbox: command, scale, value; 384-387 its answer: the command, status,
+ *                    value 160 to command 34 and -70 000 to command 32
  */
 #include <errno.h>
 #include <modbus/modbus.h>
@@ -47,6 +49,17 @@ static void fill(modbus_mapping_t *banks)
     banks->tab_input_registers[4] = 0x0006; /* bit 1 gross negative, bit 2 stable */
 }
 
+/* Put the answer to the mailbox's command where it is read. */
+static void answer(modbus_mapping_t *banks)
+{
+    uint16_t *box = &banks->tab_registers[380];
+    if (box[0] != 34 && box[0] != 32)
+        return;
+    box[4] = box[0];
+    box[5] = 0;
+    set_u32(&box[6], box[0] == 34 ? 160 : (uint32_t)-70000);
+}
+
 static int fail(const char *what)
 {
     fprintf(stderr, "%s: %s\n", what, modbus_strerror(errno));
@@ -71,9 +84,10 @@ static void serve(modbus_t *link, modbus_mapping_t *banks)
         if (!is_asked(modbus_get_socket(link)))
             continue;
         int length = modbus_receive(link, query);
-        if (length > 0)
+        if (length > 0) {
             modbus_reply(link, query, length, banks);
-        else if (length < 0 && (errno == ECONNRESET || errno == EBADF || errno == EIO))
+            answer(banks);
+        } else if (length < 0 && (errno == ECONNRESET || errno == EBADF || errno == EIO))
             return;
         else if (length < 0)
             modbus_flush(link); /* else the rest of a refused frame would head the next one */
