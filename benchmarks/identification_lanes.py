@@ -21,7 +21,7 @@ from agent.analysis.shapes import NORM, named_among
 from agent.config.nuclides import load_nuclides
 
 GATE = 1e-3  # false alarms a benign pass
-DEVELOPMENT_SEED, JUDGING_SEED = 1000, 9000
+DEVELOPMENT_SEED, JUDGING_SEED = 1000, 9800
 DETECTOR = Detector(material="nai", sides_cm=(5.08, 10.16, 40.64))
 _ALIASES = {"Tl201wTl202": "Tl201", "Tl201woTl202": "Tl201", "Am241Li": "Am241"}
 

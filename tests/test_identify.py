@@ -395,3 +395,13 @@ def test_a_source_at_a_point_that_natural_cargo_explains_worse_is_not_norm():
         decision = norm_decision(one, NATURAL, KNOWN)
         assert decision.rival_z**2 > decision.excess_z**2 + 20
         assert not decision.is_norm
+
+
+@pytest.mark.parametrize(("snm_share", "category"), [(0.1, "SNM"), (0.6, "unknown")])
+def test_a_small_part_of_snm_beside_another_source_is_said_and_not_certain(snm_share, category):
+    known = replace(KNOWN, limits=replace(KNOWN.limits, snm_share=snm_share))
+    one = passage({"Cs-137": 1500, "U-235": 1500}, np.random.default_rng(3), course=POINT)
+    said = identify_passage(one, NATURAL, known)
+    assert names(said) == {"Cs-137", "U-235"}
+    assert said.category == category
+    assert any("beside others" in reason for reason in said.reasons) == (category == "unknown")

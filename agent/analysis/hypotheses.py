@@ -33,7 +33,9 @@ class Limits:
     ``another``: prior odds of one more nuclide. ``temperature``: by how much log evidence is
     divided; 1 trusts the model in full. ``named``: least probability of a category that is named;
     ``named_snm``: the same for SNM; ``open_snm``: probability of SNM from which nothing harmless
-    is named: computed templates are too often wrong about what looks like SNM. ``named_member``:
+    is named: computed templates are too often wrong about what looks like SNM;
+    ``snm_share``: of all source counts, below which SNM beside others is not certain, as the
+    others' templates may be that wrong. ``named_member``:
     least share of a group that names a nuclide of it. ``signature_z``: how high a line above
     110 keV must stand for SNM to be named [σ]. ``unexplained_z``: a peak left over so high makes
     the passage unknown. ``resolution_662``: full width at half maximum over energy at 661.7 keV.
@@ -52,6 +54,7 @@ class Limits:
     named_member: float = 0.7
     named_snm: float = 0.9
     open_snm: float = 0.5
+    snm_share: float = 0.1
     signature_z: float = 2.0
     unexplained_z: float = 5.0
     resolution_662: float = 0.075
@@ -65,7 +68,9 @@ COMPUTED = Limits(
     shape_error=0.08,
     wide_shape_error=0.05,
     temperature=1.5,
+    named_snm=0.95,
     open_snm=0.1,
+    snm_share=0.35,
     unexplained_z=6.0,
     masked_z=5.0,
 )

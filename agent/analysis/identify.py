@@ -29,6 +29,7 @@ WORST_FIRST = (SNM, UNKNOWN, INDUSTRIAL, MEDICAL, NORM)
 
 _SIGNATURE_KEV = 110.0  # above the K x-rays of lead, uranium and plutonium but a few
 _CONTENDER = 3.0  # log evidence
+_SNM_NOTED = 0.1  # probability of SNM that is told beside another category
 _LEAST_COUNTS = 0.5  # a bin; a peak covers some
 
 
@@ -263,21 +264,31 @@ class _Judgement:
             doubts.append(f"a peak at {left[1]:.0f} keV is not explained ({left[0]:.1f} σ)")
         snm = categories.get(SNM, 0.0)
         if worst == SNM:
-            doubts.extend(
-                f"{item.nuclide} shows nothing of its own above 110 keV"
-                for item in found
-                if item.category == SNM and signatures[item.name] < limits.signature_z
-            )
-            if snm < limits.named_snm:
-                doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
-            elif not doubts:
+            doubts += self._snm_doubts(found, snm, signatures)
+            if not doubts:
                 return SNM, ()
-        elif snm >= 1.0 - limits.named_snm:
+        elif snm >= _SNM_NOTED:
             is_open = snm >= limits.open_snm
             (doubts if is_open else notes).append(f"SNM is not excluded (probability {snm:.2f})")
         if not doubts and self._worst(worst) < limits.named:
             doubts.append(f"several categories explain it ({worst}: {self._worst(worst):.2f})")
         return (UNKNOWN if doubts else worst), (*doubts, *notes)
+
+    def _snm_doubts(
+        self, found: tuple[Found, ...], snm: float, signatures: Mapping[str, float]
+    ) -> list[str]:
+        """Return why SNM, the worst found, is not certain."""
+        limits = self._limits
+        doubts = []
+        for item in found:
+            if item.category == SNM and signatures[item.name] < limits.signature_z:
+                doubts.append(f"{item.nuclide} shows nothing of its own above 110 keV")
+            if item.category == SNM and item.share < limits.snm_share:
+                part = f"{100 * item.share:.0f} %"
+                doubts.append(f"{item.nuclide} is {part} beside others, whose shape may be wrong")
+        if snm < limits.named_snm:
+            doubts.append(f"SNM is likely, not certain (probability {snm:.2f})")
+        return doubts
 
     def _contenders(self) -> tuple[tuple[str, ...], ...]:
         near = [m for m in self._models if m.evidence > self._models[0].evidence - _CONTENDER]
