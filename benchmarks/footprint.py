@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from report import Goal, finish, progress, table
 
 START_LIMIT_S, MEMORY_LIMIT_MB, PANELS_MEMORY_LIMIT_MB = 2.0, 90.0, 150.0
 PANELS = 4
+PANEL = "[devices.panel]"
 LANE = "inbound-1"
 SCENE = "demo"
 LIBRARIES = (
@@ -105,20 +105,11 @@ def start_times(folder: Path, config: Path, repeats: int) -> list[float]:
     return times
 
 
-def scene_without_panel(folder: Path) -> str:
-    """Return the scene's file as a lane that only counts plays it."""
-    text = (rig.ROOT / "simulators" / "scenes" / f"{SCENE}.toml").read_text(encoding="utf-8")
-    path = folder / "counting.toml"
-    path.write_text(re.sub(r"\[spectrometer\][^\[]*", "", text), encoding="utf-8")
-    return str(path)
-
-
-def simulated_lane(folder: Path, scene: str, name: str) -> tuple[rig.Child, str]:
+def simulated_lane(folder: Path, name: str) -> tuple[rig.Child, str]:
     """Start the instruments; return their process and the lane's file."""
-    command = [sys.executable, "-u", "-m", "agent.cli", "simulate", scene]
+    command = [sys.executable, "-u", "-m", "agent.cli", "simulate", SCENE]
     child = rig.Child(name, command, folder / f"{name}.out")
-    last = "preset =" if scene.endswith(".toml") else "guard_s ="
-    rig.wait_for(lambda: child.says(last), "the simulated instruments")
+    rig.wait_for(lambda: child.says("guard_s ="), "the simulated instruments")
     return child, f"[lane]\nmax_gross_kg = 40000.0\n\n{child.said()}"
 
 
@@ -142,23 +133,22 @@ class Measured:
 
 
 def counting_lane(folder: Path, stack: contextlib.ExitStack) -> str:
-    """Start a lane that only counts, and return its file."""
-    simulator, lane = simulated_lane(folder, scene_without_panel(folder), "counting")
+    """Start a lane, and return the file of one that does not ask its panel."""
+    simulator, file = simulated_lane(folder, "counting")
     stack.enter_context(simulator)
-    return lane
+    return file[: file.index(PANEL)]
 
 
 def panels_lane(folder: Path, stack: contextlib.ExitStack) -> str:
     """Start a lane with four panels, and return its file."""
     lane = ""
     for number in range(PANELS):
-        simulator, file = simulated_lane(folder, SCENE, f"panel-{number}")
+        simulator, file = simulated_lane(folder, f"panel-{number}")
         stack.enter_context(simulator)
-        device, _, rules = file[file.index("[devices.panel]") :].partition("[spectral]")
-        device = device.replace("[devices.panel]", f"[devices.panel-{number + 1}]")
-        if number == 0:
-            lane = file[: file.index("[devices.panel]")] + f"[spectral]{rules}\n"
-        lane += device
+        counting, _, panel = file.partition(PANEL)
+        device, _, rules = panel.partition("[spectral]")
+        lane = lane or f"{counting}[spectral]{rules}\n"
+        lane += f"[devices.panel-{number + 1}]{device}"
     return lane
 
 

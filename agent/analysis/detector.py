@@ -55,10 +55,14 @@ class Resolution:
         wide: Floats = 1e3 * np.maximum(width, floor)
         return wide
 
+    @property
+    def at_caesium(self) -> float:
+        """Return the full width at half maximum over the energy at Cs-137's 661.7 keV."""
+        return float(self.fwhm_kev(np.array(CAESIUM_KEV))) / CAESIUM_KEV
+
     def scaled(self, fraction_at_caesium: float) -> Resolution:
         """Return the same curve with that FWHM over energy at 661.7 keV, 0.07 for 7 %."""
-        now = float(self.fwhm_kev(np.array(CAESIUM_KEV))) / CAESIUM_KEV
-        factor = fraction_at_caesium / now
+        factor = fraction_at_caesium / self.at_caesium
         return replace(self, offset=self.offset * factor, slope=self.slope * factor)
 
 
@@ -101,13 +105,16 @@ class Detector:
 
     def fwhm_kev(self, energies_kev: Floats) -> Floats:
         """Return the full width at half maximum of a peak at each energy [keV]."""
-        curve = RESOLUTIONS[self.material] if self.resolution is None else self.resolution
-        return curve.fwhm_kev(energies_kev)
+        return self._curve.fwhm_kev(energies_kev)
 
     @property
     def resolution_662(self) -> float:
         """Return the full width at half maximum over the energy at Cs-137's 661.7 keV."""
-        return float(self.fwhm_kev(np.array(CAESIUM_KEV))) / CAESIUM_KEV
+        return self._curve.at_caesium
+
+    @property
+    def _curve(self) -> Resolution:
+        return RESOLUTIONS[self.material] if self.resolution is None else self.resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -218,11 +218,17 @@ def stated_p(p: float) -> float:
     return max(float(f"{p:.4g}"), LEAST_P)
 
 
-def worded_p(p: float) -> str:
-    """Return a p-value in words: "p = 4.2e-07".
+def figure_of_p(p: float) -> str:
+    """Return a p-value as people read it: "4.2e-07".
 
-    A very small one is only called smaller; the record's number stands beside it.
+    A very small one is only called smaller, "< 1e-12"; the record's number stands beside it.
     """
     if p < LEAST_WORDED_P:
-        return f"p < {LEAST_WORDED_P:.0e}"
-    return f"p = {p:.2g}" if p >= 0.01 else f"p = {p:.1e}"
+        return f"< {LEAST_WORDED_P:.0e}"
+    return f"{p:.2g}" if p >= 0.01 else f"{p:.1e}"
+
+
+def worded_p(p: float) -> str:
+    """Return a p-value in a sentence: "p = 4.2e-07" or "p < 1e-12"."""
+    figure = figure_of_p(p)
+    return f"p {figure}" if figure.startswith("<") else f"p = {figure}"

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from agent.analysis.background import REFERENCE_MIN_S, median_cps
 from agent.lane.alarms import clear_standing, fault, set_standing, stand
-from agent.lane.counts import over_range
+from agent.lane.counts import named_rates, over_range
 from agent.lane.occupancy import end_occupancy, open_transit, portal_of, put_portal
 from agent.lane.state import RunningBackground, Turn
 from drivers.readings import GammaBackground, GammaCounts, NeutronBackground
@@ -47,7 +47,7 @@ def _after_tsa_background(turn: Turn, device: str, cps: tuple[float, ...]) -> No
     transit = open_transit(turn)
     over = max(cps) >= turn.rules.lane.over_range_cps
     if over and transit is None:
-        stand(turn, over_range(turn, device, cps))
+        stand(turn, over_range(turn, device, named_rates(turn, device, cps)))
     elif not over:
         clear_standing(turn, device, "over_range")
     for code in ("window_ratio", "n_sigma", "device_neutron"):

@@ -8,7 +8,7 @@ the lane's file asks for it, an excess over the background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -132,7 +132,7 @@ def _by_tsa_rule(turn: Turn, device: str, transit: Transit | None, reading: Gamm
     both = map(min, reading.counts, portal.window[-1]) if portal.window else ()
     rates = tuple(c / reading.real_time_s for c in both)
     if rates and max(rates) >= turn.rules.lane.over_range_cps:
-        transit = _say(turn, transit, over_range(turn, device, rates))
+        transit = _say(turn, transit, over_range(turn, device, named_rates(turn, device, rates)))
     if transit is not None:
         put(turn, transit)
     if not reading.device_alarm:
@@ -236,24 +236,31 @@ def _portal_finding(turn: Turn, device: str, kind: AlarmKind, code: str, text: s
     )
 
 
-def over_range(turn: Turn, device: str, rates_cps: tuple[float, ...]) -> Finding:
-    """Return the finding that keeps people away from a detector that counts so much."""
+def over_range(turn: Turn, device: str, rates_cps: Mapping[str, float]) -> Finding:
+    """Return the finding that keeps people away from a detector that counts so much.
+
+    ``rates_cps``: of each detector by its name, "" for the only one of a device.
+    """
     limit = turn.rules.lane.over_range_cps
-    names = turn.rules.portals[device]
-    over = tuple(names.detector(i) for i, rate in enumerate(rates_cps) if rate >= limit)
+    highest = max(rates_cps.values())
+    over = tuple(name for name, rate in rates_cps.items() if rate >= limit and name)
+    where = f" in detector {'+'.join(over)}" if over else ""
     return Finding(
         kind="gamma",
         source="agent",
         code="over_range",
         severity="critical",
         device=device,
-        text=f"{device}: {max(rates_cps):.0f} counts/s in detector {'+'.join(over)} is over "
-        f"{limit:g}: keep people away",
-        evidence=(
-            Evidence(test="over_range", observed=max(rates_cps), threshold=limit, unit="counts/s"),
-        ),
+        text=f"{device}: {highest:.0f} counts/s{where} is over {limit:g}: keep people away",
+        evidence=(Evidence(test="over_range", observed=highest, threshold=limit, unit="counts/s"),),
         detectors=over,
     )
+
+
+def named_rates(turn: Turn, device: str, rates_cps: Sequence[float]) -> dict[str, float]:
+    """Return the rates of a portal's detectors by what people call them."""
+    names = turn.rules.portals[device]
+    return {names.detector(index): rate for index, rate in enumerate(rates_cps)}
 
 
 # ------------------------------------------------------------------ gamma, by the device's own rule
@@ -384,7 +391,8 @@ def _watch_over_range(
     rates = tuple(c / reading.real_time_s for c in both)
     is_over = bool(rates) and max(rates) >= turn.rules.lane.over_range_cps
     if is_over:
-        return _say(turn, transit, over_range(turn, portal.device, rates))
+        named = named_rates(turn, portal.device, rates)
+        return _say(turn, transit, over_range(turn, portal.device, named))
     clear_standing(turn, portal.device, "over_range")
     return transit
 

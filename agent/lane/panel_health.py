@@ -5,10 +5,10 @@ Each condition stands under the detector's own name, and the other detectors go 
 
 from __future__ import annotations
 
-from agent.lane.alarms import Finding, clear_standing, fault, set_standing
+from agent.lane.alarms import clear_standing, fault, set_standing
 from agent.lane.area import say
+from agent.lane.counts import over_range
 from agent.lane.state import Panel, Turn
-from agent.records import Evidence
 from drivers.readings import GammaSpectrum
 
 SILENT_S = 30.0
@@ -79,28 +79,8 @@ def _say_over_range(turn: Turn, device: str) -> None:
     portal = turn.state.portals.get(device)
     if portal is not None and portal.window:
         return
-    limit = turn.rules.lane.over_range_cps
     rates = {d: p.least_rate_cps for (o, d), p in turn.state.panels.items() if o == device}
-    over = tuple(detector for detector, rate in rates.items() if rate >= limit)
-    if not over:
+    if max(rates.values()) < turn.rules.lane.over_range_cps:
         clear_standing(turn, device, "over_range")
-        return
-    highest = max(rates.values())
-    say(turn, _over_range(device, over, highest, limit))
-
-
-def _over_range(device: str, over: tuple[str, ...], highest_cps: float, limit: float) -> Finding:
-    names = "+".join(over)
-    where = f" in detector {names}" if names else ""
-    return Finding(
-        kind="gamma",
-        source="agent",
-        code="over_range",
-        severity="critical",
-        device=device,
-        text=f"{device}: {highest_cps:.0f} counts/s{where} is over {limit:g}: keep people away",
-        evidence=(
-            Evidence(test="over_range", observed=highest_cps, threshold=limit, unit="counts/s"),
-        ),
-        detectors=tuple(d for d in over if d),
-    )
+    else:
+        say(turn, over_range(turn, device, rates))

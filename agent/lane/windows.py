@@ -19,6 +19,7 @@ from agent.lane.alarms import Finding, latch, stated_p, worded_p
 from agent.lane.occupancy import background_of, portal_of, put, unsealed_transit
 from agent.lane.options import WindowRules
 from agent.lane.slices import Floats
+from agent.lane.spectra import LONGEST_PASS_S, MODEL_DRIFT
 from agent.lane.state import PassWindows, Transit, Turn, Windows
 from agent.records import Evidence, SpectralPart
 from drivers.readings import WindowBackground, WindowCounts
@@ -28,12 +29,8 @@ BACKGROUND_S = 20.0
 backgrounds are multiples of 1/20 counts/s."""
 EARLY_S = 5.0
 """Intervals that came so long before the vehicle was told of are not its own."""
-LONGEST_PASS_S = 120.0
-"""A vehicle that stands longer is judged on its first two minutes."""
 SAME_LENGTH = 0.01
 """An interval that is longer or shorter than the others by so much is left out."""
-MODEL_DRIFT = 0.15
-"""An assumed model is made anew where the background has moved by so much."""
 
 
 def on_background(turn: Turn, device: str, reading: WindowBackground) -> None:

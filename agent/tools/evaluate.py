@@ -23,7 +23,7 @@ from agent.analysis.threshold import rate_bound, uniformity_p
 from agent.cli import DEFAULT_CONFIG, wrong
 from agent.config.nuclides import load_nuclides
 from agent.config.problems import ConfigError
-from agent.lane.alarms import stated_p, worded_p
+from agent.lane.alarms import figure_of_p, stated_p
 from agent.lane.naming import Named
 from agent.tools import pass_judging, pass_spectra
 from agent.tools.pass_judging import Judged
@@ -290,7 +290,7 @@ def _cells(line: Json) -> list[str]:
     assert isinstance(p, float)
     return [
         str(line["pass"]),
-        worded_p(p).removeprefix("p = ").removeprefix("p "),
+        figure_of_p(p),
         str(line["statistic"]),
         str(line["category"] or ""),
         named,
