@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-DEFAULT_CONFIG = Path("/etc/checkpointd")
+from agent.tools.terminal import DEFAULT_CONFIG
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -40,12 +40,6 @@ def _with_zone(argv: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def wrong(text: str) -> int:
-    """Say in one sentence what is wrong with the input, and return exit code 2."""
-    print(f"checkpointd: {text}", file=sys.stderr)
-    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +93,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.daemon import run_agent  # noqa: PLC0415 - see above
+        from agent.tools.run import run_agent  # noqa: PLC0415 - see above
 
         return run_agent(arguments.config, log_level=arguments.log_level)
 
@@ -182,7 +176,7 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.probe_command import probe_command  # noqa: PLC0415 - see above
+        from agent.tools.probe.command import probe_command  # noqa: PLC0415 - see above
 
         return probe_command(arguments)
 
@@ -243,7 +237,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.replay_command import replay_command  # noqa: PLC0415 - see above
+        from agent.tools.replay.command import replay_command  # noqa: PLC0415 - see above
 
         return replay_command(arguments)
 
@@ -292,7 +286,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.evaluate import evaluate_command  # noqa: PLC0415 - see above
+        from agent.tools.evaluate.evaluate import evaluate_command  # noqa: PLC0415 - see above
 
         return evaluate_command(arguments)
 
@@ -326,7 +320,7 @@ def _add_capture(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="new file")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.capture_command import capture_command  # noqa: PLC0415 - see above
+        from agent.tools.capture import capture_command  # noqa: PLC0415 - see above
 
         return capture_command(arguments)
 
@@ -431,9 +425,7 @@ def _add_calibrate_background(kinds: argparse._SubParsersAction[argparse.Argumen
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.calibrate_background import (  # noqa: PLC0415 - see above
-            calibrate_background_command,
-        )
+        from agent.tools.calibrate.background import calibrate_background_command  # noqa: PLC0415 - see above
 
         return calibrate_background_command(arguments)
 
@@ -478,9 +470,7 @@ def _add_calibrate_threshold(kinds: argparse._SubParsersAction[argparse.Argument
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.calibrate_threshold import (  # noqa: PLC0415 - see above
-            calibrate_threshold_command,
-        )
+        from agent.tools.calibrate.threshold import calibrate_threshold_command  # noqa: PLC0415 - see above
 
         return calibrate_threshold_command(arguments)
 
@@ -531,7 +521,7 @@ def _add_calibrate_energy(kinds: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.calibrate_energy import calibrate_energy_command  # noqa: PLC0415 - see above
+        from agent.tools.calibrate.energy import calibrate_energy_command  # noqa: PLC0415 - see above
 
         return calibrate_energy_command(arguments)
 
@@ -597,7 +587,7 @@ def _add_calibrate_scale(kinds: argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("--json", action="store_true", help="for a machine to read")
 
     def run(arguments: argparse.Namespace) -> int:
-        from agent.tools.calibrate_scale import calibrate_scale_command  # noqa: PLC0415 - see above
+        from agent.tools.calibrate.scale import calibrate_scale_command  # noqa: PLC0415 - see above
 
         return calibrate_scale_command(arguments)
 

@@ -39,13 +39,13 @@ from detection_passes import (
 )
 from report import Goal, finish, progress, table
 
-from agent.analysis import learning, threshold
-from agent.analysis import model as detection
-from agent.analysis.detector import Detector
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.library import Library
-from agent.analysis.model import Model, Shapes
-from agent.analysis.shapes import computed_shapes
+from agent.analysis.detection import learning, threshold
+from agent.analysis.detection import model as detection
+from agent.analysis.detection.model import Model, Shapes
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.library import Library
+from agent.analysis.sought import computed_shapes
 from agent.config.nuclides import load_nuclides
 
 Floats = NDArray[np.float64]

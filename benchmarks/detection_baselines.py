@@ -12,8 +12,8 @@ import numpy as np
 from detection_passes import BACKGROUND_S, SLICE_S
 from numpy.typing import NDArray
 
-from agent.analysis import detect
-from agent.analysis.nuisance import Nuisance, cosines
+from agent.analysis.detection import score as detect
+from agent.analysis.detection.nuisance import Nuisance, cosines
 
 Floats = NDArray[np.float64]
 

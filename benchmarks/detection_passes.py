@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.energy import sqrt_grid
+from agent.analysis.energy.scale import sqrt_grid
 
 Floats = NDArray[np.float64]
 

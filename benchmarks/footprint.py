@@ -40,7 +40,7 @@ LIBRARIES = (
     "rfc8785",
     "serial",
     "rich.console",
-    "agent.supervisor",
+    "agent.daemon.supervisor",
 )
 HEAVY = (
     "numpy",

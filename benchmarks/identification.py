@@ -36,7 +36,7 @@ from identification_passes import Conditions
 from identification_real import measured_csi, measured_nai
 from report import Goal, finish, progress, table
 
-from agent.analysis.energy import sqrt_grid
+from agent.analysis.energy.scale import sqrt_grid
 
 SPECTRA = (
     Path(__file__).resolve().parents[2] / "shared" / "data" / "spectra" / "nai_2x4x16_simulated.npz"

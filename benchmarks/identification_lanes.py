@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from identification_passes import BACKGROUND_S, SLICE_S, Floats, Pass, World, one_pass, world
 
-from agent.analysis.courses import Passage, locate
-from agent.analysis.detector import Detector
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.hypotheses import COMPUTED, MATCHED, Candidates, candidates
-from agent.analysis.knowledge import knowledge_of
-from agent.analysis.library import Library, nuclide_of
-from agent.analysis.nuclides import NuclideTable
-from agent.analysis.response import background_components, templates
-from agent.analysis.shapes import NORM, named_among
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.identification.courses import Passage, locate
+from agent.analysis.identification.hypotheses import COMPUTED, MATCHED, Candidates, candidates
+from agent.analysis.identification.knowledge import knowledge_of
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.library import Library, nuclide_of
+from agent.analysis.response.nuclides import NuclideTable
+from agent.analysis.response.templates import background_components, templates
+from agent.analysis.sought import NORM, named_among
 from agent.config.nuclides import load_nuclides
 
 GATE = 1e-3  # false alarms a benign pass

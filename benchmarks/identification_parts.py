@@ -13,11 +13,11 @@ from identification_passes import USUAL, Conditions, Load, one_pass
 from report import progress
 from scipy.special import betaincinv
 
-from agent.analysis.courses import Passage, locate
-from agent.analysis.identify import Identification, identify_passage
-from agent.analysis.knowledge import knowledge_of
-from agent.analysis.norm import norm_decision
-from agent.analysis.unmix import Prior, Spectrum, fit
+from agent.analysis.identification.courses import Passage, locate
+from agent.analysis.identification.identify import Identification, identify_passage
+from agent.analysis.identification.knowledge import knowledge_of
+from agent.analysis.identification.norm import norm_decision
+from agent.analysis.identification.unmix import Prior, Spectrum, fit
 
 SOURCES = (
     *("U235_Unshielded_9330", "Pu239_Shielded", "Np237_Shielded", "U233_Unshielded"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.energy import polynomial_edges, rebin_matrix
+from agent.analysis.energy.scale import polynomial_edges, rebin_matrix
 
 Floats = NDArray[np.float64]
 

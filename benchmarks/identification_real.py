@@ -17,12 +17,12 @@ from identification_passes import Floats
 from report import progress
 from response import read_radiacode
 
-from agent.analysis.detector import Detector
-from agent.analysis.energy import rebin_matrix, sqrt_grid
-from agent.analysis.gain import track
-from agent.analysis.identify import Identification, identify
-from agent.analysis.nuclides import NuclideTable
-from agent.analysis.response import background_components
+from agent.analysis.energy.gain import track
+from agent.analysis.energy.scale import rebin_matrix, sqrt_grid
+from agent.analysis.identification.identify import Identification, identify
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.nuclides import NuclideTable
+from agent.analysis.response.templates import background_components
 
 NET_COUNTS = (100.0, 300.0, 1000.0, 3000.0)
 BACKGROUND_COUNTS = 300.0  # in the pass; ten times that was seen of the empty lane

@@ -205,7 +205,7 @@ STORED_RUN = "storedrun"
 def fill(directory: Path, count: int) -> None:
     """Put so many records into the journal, as occupancies with an alarm leave them."""
     from agent.clock import Clock  # noqa: PLC0415 - the floor's process shall not carry the agent
-    from agent.delivery.journal import Store  # noqa: PLC0415
+    from agent.delivery.store.journal import Store  # noqa: PLC0415
     from agent.delivery.wire import Encoder, Identity  # noqa: PLC0415
     from agent.settings import JournalOptions  # noqa: PLC0415
 

@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from report import finish, progress, table
 from response import DATA, radiacode_spectrum
 
-from agent.analysis.detector import Detector
-from agent.analysis.energy import on_grid, polynomial_edges
-from agent.analysis.energy_fit import fit_scale, separate
+from agent.analysis.energy.fit import fit_scale, separate
+from agent.analysis.energy.scale import on_grid, polynomial_edges
+from agent.analysis.response.detector import Detector
 from agent.config.nuclides import load_nuclides
-from agent.tools.calibrate_energy import BACKGROUND_LINES
-from agent.tools.passes import FORMAT
+from agent.tools.calibrate.energy import BACKGROUND_LINES
+from agent.tools.evaluate.passes import FORMAT
 
 Floats = NDArray[np.float64]
 

@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from report import Goal, finish, progress, table
 
-from agent.analysis import learning
-from agent.analysis import model as detection
-from agent.analysis.library import Library
-from agent.analysis.model import Shapes
-from agent.analysis.shapes import window_shapes
+from agent.analysis.detection import learning
+from agent.analysis.detection import model as detection
+from agent.analysis.detection.model import Shapes
+from agent.analysis.response.library import Library
+from agent.analysis.sought import window_shapes
 
 Floats = NDArray[np.float64]
 

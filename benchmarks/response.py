@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from report import Goal, finish, progress, quantile, table
 
-from agent.analysis.detector import Detector
-from agent.analysis.energy import polynomial_edges, rebin_matrix, sqrt_grid
-from agent.analysis.gain import track
-from agent.analysis.nuclides import NuclideTable
-from agent.analysis.response import background_components, monoenergetic, templates
-from agent.analysis.selection import cosines, pruned
+from agent.analysis.detection.selection import cosines, pruned
+from agent.analysis.energy.gain import track
+from agent.analysis.energy.scale import polynomial_edges, rebin_matrix, sqrt_grid
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.nuclides import NuclideTable
+from agent.analysis.response.templates import background_components, monoenergetic, templates
 from agent.config.nuclides import load_nuclides
 
 Floats = NDArray[np.float64]

@@ -171,7 +171,7 @@ def patched() -> Iterator[None]:
         "simulators.modbus_server.PtyPort": pty,
         "simulators.weighbridge.TcpPort": tcp,
         "simulators.weighbridge.PtyPort": pty,
-        "agent.link.open_pipe": memory.open_pipe,
+        "agent.daemon.link.open_pipe": memory.open_pipe,
         "drivers.modbus.open_pipe": memory.open_pipe,
         "soak_site.TcpPort": tcp,
     }

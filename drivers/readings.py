@@ -1,7 +1,7 @@
 """What a device can say: the words every driver speaks and the lane understands.
 
-Readings know no time: ``agent.link`` stamps them on arrival. A figure the device did not give is
-None, never 0.
+Readings know no time: ``agent.daemon.link`` stamps them on arrival. A figure the device did not
+give is None, never 0.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from typing import Any
 
 from agent import config as configuration
 from agent.clock import Clock
+from agent.daemon.supervisor import Supervisor
 from agent.health import Notifier
-from agent.supervisor import Supervisor
 from simulators.centre import Centre
 
 GATEWAY = """\

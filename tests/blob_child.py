@@ -10,7 +10,7 @@ from pathlib import Path
 from delivery_bench import ENCODER, alarm
 
 from agent.clock import Clock
-from agent.delivery.journal import Store
+from agent.delivery.store.journal import Store
 from agent.records import Blob
 from agent.settings import JournalOptions
 

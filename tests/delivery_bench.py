@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from agent.clock import Backoff, Clock
 from agent.delivery.forward import Uplink
-from agent.delivery.journal_thread import Journal
-from agent.delivery.retention import JournalEvent
+from agent.delivery.store.retention import JournalEvent
+from agent.delivery.store.thread import Journal
 from agent.delivery.wire import Encoder, Identity
 from agent.records import (
     Alarm,

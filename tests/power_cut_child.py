@@ -14,8 +14,8 @@ from blob_child import blob
 from delivery_bench import ENCODER, alarm, audit
 
 from agent.clock import Clock
-from agent.delivery import journal as journal_module
-from agent.delivery.journal_thread import Journal
+from agent.delivery.store import journal as journal_module
+from agent.delivery.store.thread import Journal
 from agent.records import Alarm
 from agent.settings import JournalOptions
 

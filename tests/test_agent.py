@@ -28,7 +28,7 @@ from delivery_bench import check_message
 from mosquitto import running_mosquitto
 
 from agent.clock import Backoff, Clock
-from agent.delivery.journal import look
+from agent.delivery.store.journal import look
 from simulators.centre import Centre
 from simulators.lane import LaneSimulator
 from simulators.mischief import TcpProxy

@@ -9,7 +9,7 @@ import pytest
 
 from agent.clock import Clock
 from agent.config import load_lane
-from agent.link import Lines, make_link
+from agent.daemon.link import Lines, make_link
 from agent.records import LinkChange, Timed
 from drivers.readings import (
     BadFrame,

@@ -22,12 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import running_mosquitto
 
-from agent import recorder as recorders
 from agent.clock import Clock
+from agent.daemon import recorder as recorders
 from agent.delivery import blobs, forward, outbox
-from agent.delivery.blobs import CHUNK_BYTES, StoredBlob
-from agent.delivery.journal import JournalError, Store, Stored
+from agent.delivery.blobs import CHUNK_BYTES
 from agent.delivery.outbox import Item, Outbox
+from agent.delivery.store.blob_tables import StoredBlob
+from agent.delivery.store.journal import JournalError, Store, Stored
 from agent.delivery.wire import encode
 from agent.records import Blob
 from agent.settings import JournalOptions

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from agent import config as configuration
-from agent.analysis.detector import Detector
-from agent.analysis.empty_lane import in_blocks, shares_of, steadiness
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.response import background_components
+from agent.analysis.counting.empty_lane import in_blocks, shares_of, steadiness
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.templates import background_components
 from agent.cli import main
 from agent.delivery.wire import Encoder, Identity
-from agent.tools.calibrate_background import EmptyLaneWatch
-from agent.tools.recording import CapturedReadings
-from agent.tools.replay import Replay
+from agent.tools.calibrate.background import EmptyLaneWatch
+from agent.tools.replay.recording import CapturedReadings
+from agent.tools.replay.replay import Replay
 from drivers.readings import EnergyCalibration, GammaSpectrum, VehiclePresence
 
 SEED = 20261123

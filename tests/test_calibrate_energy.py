@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from agent import config as configuration
-from agent.analysis.detector import Detector
-from agent.analysis.nuclides import NuclideTable
-from agent.analysis.response import background_components, templates
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.nuclides import NuclideTable
+from agent.analysis.response.templates import background_components, templates
 from agent.cli import main
 from agent.config.nuclides import load_nuclides
 from agent.config.options import fill
 from agent.config.source import parse
 from agent.lane.options import EnergyCalibrationOptions
-from agent.tools.calibrate_energy import section
-from agent.tools.spectrum_files import SpectrumFileError, read_spectrum
+from agent.tools.calibrate.energy import section
+from agent.tools.calibrate.spectrum_files import SpectrumFileError, read_spectrum
 from drivers.readings import EnergyCalibration, GammaSpectrum
 
 LANE = Path(__file__).resolve().parents[1] / "config" / "lanes" / "inbound-1.toml"

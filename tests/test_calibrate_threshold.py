@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from agent import config as configuration
-from agent.analysis import model as detection
-from agent.analysis.detector import Detector
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.library import Library
-from agent.analysis.model import Shapes
-from agent.analysis.response import background_components
+from agent.analysis.detection import model as detection
+from agent.analysis.detection.model import Shapes
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.library import Library
+from agent.analysis.response.templates import background_components
 from agent.cli import main
 from agent.config.model_file import load_model
-from agent.tools import calibrate_threshold
-from agent.tools.calibrate_threshold import passes_for
-from agent.tools.passes import Passes, write_passes
+from agent.tools.calibrate import threshold as calibrate_threshold
+from agent.tools.calibrate.threshold import passes_for
+from agent.tools.evaluate.passes import Passes, write_passes
 
 SEED = 20261123
 SLICES, BACKGROUND_S = 10, 120.0

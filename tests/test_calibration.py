@@ -38,19 +38,13 @@ from agent import cli
 from agent.clock import Clock
 from agent.config import ConfigError, examine, load_lane
 from agent.delivery import wire
-from agent.lane.calibration import permissible_error_kg, slope_kg_per_h
+from agent.lane.instruments.calibration import permissible_error_kg, slope_kg_per_h
+from agent.lane.instruments.weighing import SETTLE_S
 from agent.lane.options import ScaleCalibration, ScaleOptions
 from agent.lane.step import step
-from agent.lane.weighing import SETTLE_S
 from agent.records import LinkChange, Timed
-from agent.tools.calibrate_scale import (
-    Live,
-    MeasureError,
-    Pace,
-    _storing_nothing,
-    measure,
-)
-from agent.tools.calibration_table import Plan, Point, due_after, judge, parse_load, section
+from agent.tools.calibrate.scale import Live, MeasureError, Pace, _storing_nothing, measure
+from agent.tools.calibrate.table import Plan, Point, due_after, judge, parse_load, section
 from drivers.base import Block
 from drivers.readings import BadFrame, Housekeeping, Reason
 from drivers.scale import dini_argeo

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import Bench, weight
 
-from agent.lane.declared import check, permissible_error_kg
+from agent.lane.instruments.declared import check, permissible_error_kg
 from agent.lane.options import IdentityOptions, ScaleOptions
 from agent.records import ScalePart
 from drivers.readings import Identity

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.analysis import detect, learning, model, nuisance, threshold
-from agent.analysis.library import Library
-from agent.analysis.model import Shapes
-from agent.analysis.nuisance import Nuisance
+from agent.analysis.detection import learning, model, nuisance, threshold
+from agent.analysis.detection import score as detect
+from agent.analysis.detection.model import Shapes
+from agent.analysis.detection.nuisance import Nuisance
+from agent.analysis.response.library import Library
 
 SEED = 20261123
 SLICE_S = 0.5

@@ -14,14 +14,14 @@ from lane_bench import Bench, stamp
 
 from agent.config import load_lane
 from agent.config.spectral import energy_option
-from agent.display import _calibration
-from agent.lane import energies
+from agent.daemon.display import _calibration
+from agent.daemon.running_lane import have_same_spectra
 from agent.lane.options import EnergyCalibrationOptions, RpmOptions
+from agent.lane.spectra import energies
 from agent.lane.state import LaneState, Turn
-from agent.running_lane import have_same_spectra
 from agent.settings import LaneConfig
-from agent.tools.calibrate_background import EmptyLaneWatch
-from agent.tools.spectrum_files import NEAR_EDGES_KEV, coefficients_of
+from agent.tools.calibrate.background import EmptyLaneWatch
+from agent.tools.calibrate.spectrum_files import NEAR_EDGES_KEV, coefficients_of
 from drivers.readings import EnergyCalibration, GammaSpectrum
 
 DAY_US = 86_400_000_000

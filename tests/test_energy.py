@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.analysis.detector import Detector
-from agent.analysis.energy import polynomial_edges, rebin_matrix, sqrt_grid
-from agent.analysis.energy_fit import KnownLine, fit_scale, separate
-from agent.analysis.gain import POTASSIUM_KEV, GainPrior, of_line, track
-from agent.analysis.peaks import fitted, significance
-from agent.analysis.response import background_components
+from agent.analysis.energy.fit import KnownLine, fit_scale, separate
+from agent.analysis.energy.gain import POTASSIUM_KEV, GainPrior, of_line, track
+from agent.analysis.energy.peaks import fitted, significance
+from agent.analysis.energy.scale import polynomial_edges, rebin_matrix, sqrt_grid
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.templates import background_components
 
 SPECTRA = Path(__file__).resolve().parents[2] / "shared" / "data" / "spectra"
 NAI = Detector(material="nai", sides_cm=(5.08, 10.16, 40.64))

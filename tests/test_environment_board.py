@@ -14,9 +14,9 @@ from lane_bench import stamp
 
 from agent.clock import Clock
 from agent.config import load_lane
+from agent.daemon.link import Lines, make_link
 from agent.delivery import wire
 from agent.delivery.snapshots import DeviceSnapshot, Figure
-from agent.link import Lines, make_link
 from agent.records import Timed
 from drivers.readings import DeviceState, Housekeeping, Reason
 from drivers.rpm import environment_board

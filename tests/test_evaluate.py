@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.cli import main
-from agent.tools import pass_judging, pass_spectra
-from agent.tools.evaluate import detector_of
-from agent.tools.pass_sought import nuclide_of_source
-from agent.tools.passes import PassesError, read_library, read_passes
+from agent.tools.evaluate import judging as pass_judging
+from agent.tools.evaluate import spectra as pass_spectra
+from agent.tools.evaluate.evaluate import detector_of
+from agent.tools.evaluate.passes import PassesError, read_library, read_passes
+from agent.tools.evaluate.sought import nuclide_of_source
 
 SEED = 20261123
 SLICES, SLICE_S, CHANNELS = 16, 0.5, 128

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from lane_bench import LOUD, Bench, stamp
 from spectral_bench import BACKGROUND_CPS, LEFT, RIGHT, SpectralLane, computed_rules
 
-from agent import recorder as recorders
 from agent.clock import Clock
-from agent.delivery.journal_thread import Journal
+from agent.daemon import recorder as recorders
+from agent.delivery.store.thread import Journal
 from agent.delivery.wire import WireError
 from agent.evidence.event import EventFiles, event_of
 from agent.evidence.n42_read import read_n42

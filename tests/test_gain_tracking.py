@@ -13,8 +13,8 @@ from spectral_bench import BACKGROUND_CPS, CHANNELS, ENERGY, LEFT, RIGHT, comput
 from spectral_bench import SpectralLane as Lane
 
 from agent.delivery.wire import Encoder, Identity
-from agent.lane import gain_tracking
 from agent.lane.options import RpmOptions
+from agent.lane.spectra import gain_tracking
 from agent.lane.state import LaneState, Scale
 from agent.records import Audit
 from drivers.readings import EnergyCalibration, GammaSpectrum, VehiclePresence

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.analysis.background import median_cps, parts_from_reference
-from agent.analysis.gross import groups_of, neutron_tail_p, nsigma, rounding_explains
+from agent.analysis.counting.background import median_cps, parts_from_reference
+from agent.analysis.counting.gross import groups_of, neutron_tail_p, nsigma, rounding_explains
 
 SUM, VERTICAL = groups_of(["sum"]), groups_of(["vertical"])
 

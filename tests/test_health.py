@@ -17,8 +17,8 @@ from agent_process import (
 )
 from mosquitto import free_port
 
-import agent.link
-import agent.supervisor
+import agent.daemon.link
+import agent.daemon.supervisor
 from agent.clock import Clock
 from agent.health import Notifier, Watchdog, resident_bytes, temperature_c
 
@@ -67,8 +67,8 @@ def test_a_part_that_is_new_or_gone_starves_nobody(manager):
 def test_a_stuck_part_of_a_running_agent_starves_the_watchdog(
     tmp_path, manager, monkeypatch, caplog
 ):
-    monkeypatch.setattr(agent.link, "HEARTBEAT_S", 0.2)
-    monkeypatch.setattr(agent.supervisor, "WATCH_EVERY_S", 1.3)
+    monkeypatch.setattr(agent.daemon.link, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(agent.daemon.supervisor, "WATCH_EVERY_S", 1.3)
     caplog.set_level(logging.ERROR, logger="agent.health")
 
     async def play():

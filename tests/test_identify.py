@@ -8,15 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.analysis.courses import Passage, load_profiles, locate, point_profiles, weighted
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.hypotheses import MATCHED, candidates, stretched
-from agent.analysis.identify import identify, identify_passage
-from agent.analysis.knowledge import Knowledge, knowledge_of
-from agent.analysis.library import Library
-from agent.analysis.norm import norm_decision
-from agent.analysis.nuclides import Line, Nuclide, NuclideTable
-from agent.analysis.unmix import Prior, Spectrum, fit
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.identification.courses import (
+    Passage,
+    load_profiles,
+    locate,
+    point_profiles,
+    weighted,
+)
+from agent.analysis.identification.hypotheses import MATCHED, candidates, stretched
+from agent.analysis.identification.identify import identify, identify_passage
+from agent.analysis.identification.knowledge import Knowledge, knowledge_of
+from agent.analysis.identification.norm import norm_decision
+from agent.analysis.identification.unmix import Prior, Spectrum, fit
+from agent.analysis.response.library import Library
+from agent.analysis.response.nuclides import Line, Nuclide, NuclideTable
 
 EDGES = sqrt_grid()
 MIDDLES = 0.5 * (EDGES[1:] + EDGES[:-1])

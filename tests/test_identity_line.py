@@ -33,7 +33,7 @@ from agent.config.identity_key import read_key
 from agent.config.problems import ConfigError
 from agent.delivery.wire import Encoder
 from agent.delivery.wire import Identity as Speaker
-from agent.lane.identities import token
+from agent.lane.instruments.identities import token
 from agent.lane.options import IdentityOptions
 from drivers import mrz
 from drivers.lane.identity_line import Driver, Options

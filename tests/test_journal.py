@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.clock import Clock
-from agent.delivery import retention
-from agent.delivery.journal import JournalError, Store
-from agent.delivery.journal_thread import Journal
+from agent.delivery.store import retention
+from agent.delivery.store.journal import JournalError, Store
+from agent.delivery.store.thread import Journal
 from agent.delivery.wire import WireError
 from agent.records import Record
 from agent.settings import JournalOptions

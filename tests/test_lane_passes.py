@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import config as configuration
-from agent.analysis.energy import sqrt_grid
+from agent.analysis.energy.scale import sqrt_grid
 from agent.cli import main
 from agent.config.spectral import spectral_rules
 from agent.delivery.wire import Encoder, Identity
-from agent.tools.lane_neutrons import LaneNeutrons
-from agent.tools.lane_passes import LanePasses, whole
-from agent.tools.passes import read_passes, write_passes
-from agent.tools.recording import CapturedReadings
-from agent.tools.replay import Replay
+from agent.tools.evaluate.lane_neutrons import LaneNeutrons
+from agent.tools.evaluate.lane_passes import LanePasses, whole
+from agent.tools.evaluate.passes import read_passes, write_passes
+from agent.tools.replay.recording import CapturedReadings
+from agent.tools.replay.replay import Replay
 from drivers.readings import (
     DeviceAlarm,
     EnergyCalibration,

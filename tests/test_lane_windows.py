@@ -15,9 +15,9 @@ from delivery_bench import check_message
 from lane_bench import Bench
 from mosquitto import running_mosquitto
 
-from agent.analysis import learning
-from agent.analysis import model as detection
-from agent.analysis.shapes import window_shapes
+from agent.analysis.detection import learning
+from agent.analysis.detection import model as detection
+from agent.analysis.sought import window_shapes
 from agent.cli import main
 from agent.clock import Clock
 from agent.config import load_lane
@@ -28,7 +28,7 @@ from agent.delivery.wire import Encoder, Identity
 from agent.evidence.event import event_of
 from agent.lane.options import SpectralOptions, WindowRules
 from agent.lane.state import LaneState
-from agent.tools.passes import Passes, write_passes
+from agent.tools.evaluate.passes import Passes, write_passes
 from drivers.readings import WindowBackground, WindowCounts
 from simulators.centre import Centre
 from simulators.lane import LaneSimulator

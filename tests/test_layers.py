@@ -67,13 +67,13 @@ EDGES = (
     "agent.delivery.blobs",
     "agent.delivery.snapshots",
 )
-SHELL = ("agent.link", "agent.outputs", "agent.relay", "agent.delivery")
+SHELL = ("agent.daemon.link", "agent.daemon.outputs", "agent.daemon.relay", "agent.delivery")
 RUNNING = (
-    "agent.supervisor",
-    "agent.display",
-    "agent.gateway_faults",
-    "agent.recorder",
-    "agent.running_lane",
+    "agent.daemon.supervisor",
+    "agent.daemon.display",
+    "agent.daemon.gateway_faults",
+    "agent.daemon.recorder",
+    "agent.daemon.running_lane",
 )
 TOP = (*RUNNING, "agent.cli", "agent.tools")
 
@@ -100,7 +100,12 @@ RULES = (
         ("msgspec", "paho"),
         frozenset({"sqlite3"}),
     ),
-    Rule(("agent.delivery.journal",), (*SHELL, *EDGES, *CORE, *WORDS), ("msgspec",), frozenset()),
+    Rule(
+        ("agent.delivery.store.journal",),
+        (*SHELL, *EDGES, *CORE, *WORDS),
+        ("msgspec",),
+        frozenset(),
+    ),
     Rule(
         SHELL,
         (*SHELL, *EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
@@ -187,28 +192,28 @@ def test_every_module_imports_only_what_its_layer_allows():
         ("drivers.metal.dry_contact", "from drivers.modbus import ModbusLine"),
         ("drivers.lane.outputs", "from drivers.modbus import ModbusLine"),
         ("drivers.lane.identity_line", "from drivers.lane import contacts"),
-        ("agent.lane.annunciator", "from agent.outputs import OutputLink"),
+        ("agent.lane.annunciator", "from agent.daemon.outputs import OutputLink"),
         ("drivers.base", "from agent.records import Alarm"),
         ("drivers.transport", "import pymodbus"),
         ("drivers.listener", "from drivers.rpm import ludlum_375"),
         ("drivers.transport", "from drivers.modbus import ModbusLine"),
-        ("agent.analysis.gross", "from drivers.readings import GammaCounts"),
-        ("agent.analysis.gross", "from scipy import stats"),
-        ("agent.analysis.gross", "import scipy.optimize"),
+        ("agent.analysis.counting.gross", "from drivers.readings import GammaCounts"),
+        ("agent.analysis.counting.gross", "from scipy import stats"),
+        ("agent.analysis.counting.gross", "import scipy.optimize"),
         ("agent.lane.step", "def f():\n    import logging"),
         ("agent.lane.step", "from agent.settings import LaneConfig"),
         ("agent.records", "import msgspec"),
         ("agent.evidence.n42", "import lxml.etree"),
         ("agent.evidence.n42", "from agent.delivery import wire"),
-        ("agent.config.load", "from agent.link import Link"),
+        ("agent.config.load", "from agent.daemon.link import Link"),
         ("agent.config.load", "import yaml"),
-        ("agent.delivery.wire", "from agent.delivery.journal import Journal"),
+        ("agent.delivery.wire", "from agent.delivery.store.journal import Journal"),
         ("agent.delivery.wire", "import sqlite3"),
         ("agent.delivery.forward", "import paho.mqtt.client"),
-        ("agent.delivery.journal_thread", "import sqlite3"),
-        ("agent.link", "from agent.supervisor import Supervisor"),
-        ("agent.supervisor", "import scipy.stats"),
-        ("agent.supervisor", "from simulators.scene import Scene"),
+        ("agent.delivery.store.thread", "import sqlite3"),
+        ("agent.daemon.link", "from agent.daemon.supervisor import Supervisor"),
+        ("agent.daemon.supervisor", "import scipy.stats"),
+        ("agent.daemon.supervisor", "from simulators.scene import Scene"),
         ("agent.tools.demo", "import paho.mqtt.client"),
         ("simulators.rpm", "from drivers.readings import GammaCounts"),
         ("simulators.centre", "from agent.delivery import wire"),
@@ -225,7 +230,7 @@ def test_an_import_across_the_layers_is_caught(module, source):
         ("drivers.rpm.rapiscan", "from msgspec import Meta\nimport re\nimport drivers.base"),
         ("drivers.modbus", "import pymodbus.pdu\nimport asyncio"),
         ("agent.lane.step", "from agent.analysis import gross\nfrom msgspec import Meta"),
-        ("agent.delivery.journal", "import sqlite3\nfrom agent.delivery import wire"),
+        ("agent.delivery.store.journal", "import sqlite3\nfrom agent.delivery import wire"),
         ("agent.delivery.uplink", "import paho.mqtt.client as mqtt"),
         ("agent.tools.demo", "from simulators.scene import Scene\nimport rich.table"),
         ("simulators.centre", "import sqlite3\nimport paho.mqtt.client"),
@@ -237,13 +242,13 @@ def test_an_import_that_the_layer_allows_passes(module, source):
 
 def test_a_relative_import_is_refused():
     with pytest.raises(AssertionError, match="relative"):
-        violations("agent.link", "from . import clock")
+        violations("agent.daemon.link", "from . import clock")
 
 
 def test_no_daemon_module_reaches_a_tools_library():
     """What ``checkpointd run`` loads holds neither simulators nor what only tools need."""
     found = modules()
-    reached, waiting = set(), ["agent.tools.daemon"]
+    reached, waiting = set(), ["agent.tools.run"]
     while waiting:
         name = waiting.pop()
         if name in reached or name not in found:
@@ -257,4 +262,4 @@ def test_no_daemon_module_reaches_a_tools_library():
             if imported.startswith("agent.cli"):
                 continue  # imports each command's module only when that command runs
             waiting += [imported, imported.rpartition(".")[0]]
-    assert "agent.supervisor" in reached
+    assert "agent.daemon.supervisor" in reached

@@ -13,10 +13,11 @@ from collections import Counter
 
 import pytest
 
-from agent import link, settings
+from agent import settings
 from agent.clock import Clock
+from agent.daemon import link
+from agent.daemon.link import Lines, Link, ModbusLink, make_link
 from agent.lane.options import ScaleOptions
-from agent.link import Lines, Link, ModbusLink, make_link
 from agent.records import LinkChange, Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from drivers.base import Block, DriverType, LineParameters
@@ -377,7 +378,7 @@ def free_port():
     ids=["refused", "no host", "no line"],
 )
 def test_what_cannot_be_opened_is_down_after_the_silence_with_what_was_seen(port, seen, caplog):
-    caplog.set_level(logging.INFO, logger="agent.link")
+    caplog.set_level(logging.INFO, logger="agent.daemon.link")
 
     async def scene():
         async with Running(device(port)) as run:

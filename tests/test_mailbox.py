@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from agent.clock import Clock
 from agent.config import ConfigError
 from agent.config.load import load_lane
+from agent.daemon.link import Lines, make_link
 from agent.lane.options import ScaleOptions
-from agent.link import Lines, make_link
 from agent.records import Timed
 from agent.settings import DeviceConfig, DeviceOptions
-from agent.tools import recognise
 from agent.tools.capture import capture
-from agent.tools.recording import CapturedRegisters, read_capture
-from agent.tools.replay import ReplayOptions, replay
+from agent.tools.probe import recognise
+from agent.tools.replay.recording import CapturedRegisters, read_capture
+from agent.tools.replay.replay import ReplayOptions, replay
 from drivers import base, modbus
 from drivers.base import Block, LineParameters, Question, find
 from drivers.modbus import ExceptionReplyError, GoneError, ModbusLine, NoReplyError

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.analysis import learning
-from agent.analysis import model as detection
-from agent.analysis.library import Library
-from agent.analysis.model import Shapes
+from agent.analysis.detection import learning
+from agent.analysis.detection import model as detection
+from agent.analysis.detection.model import Shapes
+from agent.analysis.response.library import Library
 from agent.config.model_file import load_model, model_bytes
 from agent.config.problems import ConfigError
 from agent.lane.options import SpectralOptions

@@ -22,8 +22,8 @@ from agent.evidence.n42_words import (
     RadAlarm,
     Spectrum,
 )
-from agent.tools.n42_replay import event_readings, is_n42, read_n42_file
-from agent.tools.recording import CapturedReadings, RecordingError
+from agent.tools.replay.n42 import event_readings, is_n42, read_n42_file
+from agent.tools.replay.recording import CapturedReadings, RecordingError
 from drivers.readings import (
     BadFrame,
     DeviceAlarm,

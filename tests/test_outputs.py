@@ -22,13 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import running_mosquitto
 
-from agent import outputs
 from agent.clock import Clock
 from agent.config import examine
+from agent.daemon import outputs
+from agent.daemon.link import Lines
+from agent.daemon.outputs import OutputLink
 from agent.lane.annunciator import Command
 from agent.lane.options import OutputOptions
-from agent.link import Lines
-from agent.outputs import OutputLink
 from agent.records import Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from drivers.base import CoilWrite, LineParameters, OutputDriver, find

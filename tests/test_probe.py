@@ -19,14 +19,15 @@ from capture_files import captures
 
 from agent import config as configuration
 from agent.cli import main
-from agent.tools import ear, probe_modbus
-from agent.tools import recognise as recognising
-from agent.tools.ear import Heard, line_errors
-from agent.tools.probe import HARMLESS, Plan, listening_lines, probe_stream, requests
-from agent.tools.probe_report import plain_words, proposed_line, section, stable_name, text
-from agent.tools.recognise import LOOK_ALIKES, recognise, recognise_registers
-from agent.tools.sample import described, marking, shown, unmarked
-from agent.tools.variants import variants
+from agent.tools.probe import ear
+from agent.tools.probe import modbus as probe_modbus
+from agent.tools.probe import recognise as recognising
+from agent.tools.probe.ear import Heard, line_errors
+from agent.tools.probe.probe import HARMLESS, Plan, listening_lines, probe_stream, requests
+from agent.tools.probe.recognise import LOOK_ALIKES, recognise, recognise_registers
+from agent.tools.probe.report import plain_words, proposed_line, section, stable_name, text
+from agent.tools.probe.sample import described, marking, shown, unmarked
+from agent.tools.probe.variants import variants
 from drivers.base import LineParameters, find
 from drivers.readings import GammaBackground, Weight
 from simulators.clock import SceneClock

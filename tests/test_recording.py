@@ -16,7 +16,7 @@ from agent.lane.options import ScaleOptions
 from agent.records import Stamp
 from agent.settings import DeviceConfig, DeviceOptions
 from agent.tools.capture import capture, format_line
-from agent.tools.recording import (
+from agent.tools.replay.recording import (
     CapturedBytes,
     CapturedLink,
     CapturedRegisters,

@@ -29,14 +29,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosquitto import running_mosquitto
 
-from agent import relay as relay_module
 from agent.clock import Clock
 from agent.config import ConfigError, load_lane
 from agent.config.relays import RelayConfig, relay_of
+from agent.daemon import relay as relay_module
+from agent.daemon.link import Link
+from agent.daemon.relay import MOST_CLIENTS, MOST_UNSENT_BYTES, VANISHED_S, Relay
 from agent.delivery import wire
 from agent.delivery.snapshots import DeviceSnapshot, RelayState
-from agent.link import Link
-from agent.relay import MOST_CLIENTS, MOST_UNSENT_BYTES, VANISHED_S, Relay
 from simulators.centre import Centre
 
 HERE = "127.0.0.1"
@@ -167,7 +167,7 @@ def test_whatever_the_chunks_a_client_gets_one_unbroken_run_of_the_stream(chunks
 
 
 def test_a_slow_client_is_dropped_without_a_gap_and_the_other_goes_on(caplog):
-    caplog.set_level(logging.INFO, "agent.relay")
+    caplog.set_level(logging.INFO, "agent.daemon.relay")
 
     async def play():
         sent = b""
@@ -210,7 +210,7 @@ def test_what_waits_for_a_client_is_bounded_even_if_the_loop_never_runs():
 
 
 def test_a_client_that_floods_writes_is_read_slowly_and_holds_up_nobody(caplog):
-    caplog.set_level(logging.INFO, "agent.relay")
+    caplog.set_level(logging.INFO, "agent.daemon.relay")
 
     async def play():
         async with (

@@ -20,11 +20,11 @@ from agent_process import (
 from delivery_bench import check_message
 from mosquitto import running_mosquitto
 
-import agent.supervisor
+import agent.daemon.supervisor
 from agent import config as configuration
 from agent.cli import main
 from agent.clock import Clock
-from agent.link import make_link
+from agent.daemon.link import make_link
 from agent.tools.capture import capture, format_line
 from simulators.centre import Centre
 from simulators.lane import LaneSimulator
@@ -362,7 +362,7 @@ async def _live(tmp_path, broker, centre, monkeypatch):
 
             return make_link(device, tap=tap, **given)
 
-        monkeypatch.setattr(agent.supervisor, "make_link", tapped)
+        monkeypatch.setattr(agent.daemon.supervisor, "make_link", tapped)
         devices = configuration.load_lane(other, []).devices
         try:
             work = capture(

@@ -8,18 +8,18 @@ import numpy as np
 import photons
 import pytest
 
-from agent.analysis import emission
-from agent.analysis.attenuation import ELEMENTS, MATERIALS, klein_nishina_cm2
-from agent.analysis.compton import share_below
-from agent.analysis.detector import RESOLUTIONS, Detector, response
-from agent.analysis.emission import Emission, Shielding
-from agent.analysis.energy import polynomial_edges, rebin_matrix, sqrt_grid
-from agent.analysis.library import Library
-from agent.analysis.nuclides import Beta, Line, Nuclide, NuclideTable
-from agent.analysis.response import background_components, monoenergetic, templates
-from agent.analysis.selection import chosen, cosines, pruned, representative, spread
-from agent.analysis.shapes import computed_shapes
-from agent.analysis.transport import CENTRES_KEV, EDGES_KEV, GROUPS
+from agent.analysis.detection.selection import chosen, cosines, pruned, representative, spread
+from agent.analysis.energy.scale import polynomial_edges, rebin_matrix, sqrt_grid
+from agent.analysis.response import emission
+from agent.analysis.response.attenuation import ELEMENTS, MATERIALS, klein_nishina_cm2
+from agent.analysis.response.compton import share_below
+from agent.analysis.response.detector import RESOLUTIONS, Detector, response
+from agent.analysis.response.emission import Emission, Shielding
+from agent.analysis.response.library import Library
+from agent.analysis.response.nuclides import Beta, Line, Nuclide, NuclideTable
+from agent.analysis.response.templates import background_components, monoenergetic, templates
+from agent.analysis.response.transport import CENTRES_KEV, EDGES_KEV, GROUPS
+from agent.analysis.sought import computed_shapes
 from agent.config.nuclides import load_nuclides
 
 SPECTRA = Path(__file__).resolve().parents[2] / "shared" / "data" / "spectra"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.analysis.energy import on_grid, rebin_matrix, sqrt_grid
-from agent.lane.slices import EmptyLane, Gathering, Slice
+from agent.analysis.energy.scale import on_grid, rebin_matrix, sqrt_grid
+from agent.lane.spectra.slices import EmptyLane, Gathering, Slice
 
 SECOND_US = 1_000_000
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.cli import main
-from agent.tools.recording import RecordingError
-from agent.tools.spectral_daily import is_spectral_daily, read_spectral_daily
+from agent.tools.replay.recording import RecordingError
+from agent.tools.replay.spectral_daily import is_spectral_daily, read_spectral_daily
 from drivers.readings import (
     BadFrame,
     DeviceAlarm,

@@ -9,8 +9,8 @@ import pytest
 
 from agent.cli import main
 from agent.clock import Clock
-from agent.delivery.journal import JournalError, look
-from agent.delivery.journal_thread import Journal
+from agent.delivery.store.journal import JournalError, look
+from agent.delivery.store.thread import Journal
 from agent.delivery.wire import Encoder, Identity
 from agent.records import Audit
 from agent.settings import JournalOptions

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.analysis import threshold
+from agent.analysis.detection import threshold
 
 SEED = 20261123
 

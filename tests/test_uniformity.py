@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from lane_bench import Bench, stamp
 
-from agent.analysis.self_test import holds_p, too_many_p
-from agent.analysis.threshold import uniformity_p
-from agent.lane import uniformity
+from agent.analysis.detection.threshold import uniformity_p
+from agent.analysis.detection.uniformity import holds_p, too_many_p
 from agent.lane.alarms import Finding, raised
+from agent.lane.spectra import uniformity
 from agent.lane.state import LaneState, Transit, Turn
 from agent.records import BackgroundUsed, NuclideNamed, SpectralPart
 

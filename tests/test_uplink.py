@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from mosquitto import Mosquitto, running_mosquitto
 
 from agent.delivery import outbox, wire
-from agent.delivery.journal import Stored
 from agent.delivery.outbox import FETCH_ROWS, Item, Outbox
 from agent.delivery.snapshots import Stream
+from agent.delivery.store.journal import Stored
 from agent.delivery.uplink import UplinkError, tls_context
 from agent.settings import MqttOptions
 from simulators.centre import Centre

@@ -11,7 +11,7 @@ from agent.config import certificates
 from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import OptionPath, Source
-from agent.lane.calibration import permissible_error_kg
+from agent.lane.instruments.calibration import permissible_error_kg
 from agent.lane.options import (
     ContactOptions,
     MetalOptions,

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis import learning
-from agent.analysis.detect import WINDOW_S
-from agent.analysis.model import STATISTICS, EmptyShape, Model, Shapes
-from agent.analysis.nuisance import Nuisance, cosines
-from agent.analysis.shapes import window_shapes
-from agent.analysis.threshold import Tails
+from agent.analysis.detection import learning
+from agent.analysis.detection.model import STATISTICS, EmptyShape, Model, Shapes
+from agent.analysis.detection.nuisance import Nuisance, cosines
+from agent.analysis.detection.score import WINDOW_S
+from agent.analysis.detection.threshold import Tails
+from agent.analysis.sought import window_shapes
 from agent.config.problems import ConfigError, Problem
 from agent.lane.options import SpectralOptions
 

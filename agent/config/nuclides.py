@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agent.analysis.nuclides import (
+from agent.analysis.response.nuclides import (
     Beta,
     Category,
     Form,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from agent.analysis.detector import Detector
-from agent.analysis.energy import sqrt_grid
-from agent.analysis.gain import TRACKED_KEV
-from agent.analysis.hypotheses import COMPUTED, candidates
-from agent.analysis.knowledge import knowledge_of
-from agent.analysis.response import background_components, templates
-from agent.analysis.shapes import named_among, shapes_among
+from agent.analysis.energy.gain import TRACKED_KEV
+from agent.analysis.energy.scale import sqrt_grid
+from agent.analysis.identification.hypotheses import COMPUTED, candidates
+from agent.analysis.identification.knowledge import knowledge_of
+from agent.analysis.response.detector import Detector
+from agent.analysis.response.templates import background_components, templates
+from agent.analysis.sought import named_among, shapes_among
 from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
 from agent.lane.options import RpmOptions, SpectralRules, WindowRules

@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 from agent.clock import Backoff, Clock
 from agent.delivery import wire
-from agent.delivery.journal import JournalError, JournalStats, Stored
-from agent.delivery.journal_thread import Journal
 from agent.delivery.outbox import FETCH_ROWS, Fetch, Item, Outbox, ReceiptWatch
 from agent.delivery.snapshots import Status, Stream
+from agent.delivery.store.journal import JournalError, JournalStats, Stored
+from agent.delivery.store.thread import Journal
 from agent.delivery.uplink import Acknowledged, Connection, Heard, Message, UplinkError
 from agent.delivery.wire import Identity
 from agent.settings import MqttOptions

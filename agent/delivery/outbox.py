@@ -15,9 +15,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent.delivery.blobs import StoredBlob
-from agent.delivery.journal import Stored
 from agent.delivery.snapshots import Stream
+from agent.delivery.store.blob_tables import StoredBlob
+from agent.delivery.store.journal import Stored
 from agent.delivery.wire import STREAMS
 
 FRESH_LIMIT: Final = 500

@@ -1,17 +1,17 @@
 """What the file of an alarming passage is made of: kept while it lasts, told at its end.
 
 Counts of portals are noted from the vehicle's coming; the spectra of crystals, which have an
-approach and a frozen background as well, lie with ``agent.lane.spectra``.
+approach and a frozen background as well, lie with ``agent.lane.spectra.judging``.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.lane import energies, gain_tracking
 from agent.lane.occupancy import unsealed_transit
 from agent.lane.options import SpectralRules
-from agent.lane.spectra import LONGEST_PASS_S
+from agent.lane.spectra import energies, gain_tracking
+from agent.lane.spectra.judging import LONGEST_PASS_S
 from agent.lane.state import PassSpectra, Spectra, Transit, Turn
 from agent.records import (
     BackgroundUsed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from agent.analysis.background import parts_from_reference
+from agent.analysis.counting.background import parts_from_reference
 from agent.lane.alarms import clear_standing, fault, set_standing, stand
 from agent.lane.options import LaneRules
 from agent.lane.state import (

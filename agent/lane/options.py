@@ -11,8 +11,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from agent.analysis.hypotheses import Candidates
-from agent.analysis.model import Model, Shapes
+from agent.analysis.detection.model import Model, Shapes
+from agent.analysis.identification.hypotheses import Candidates
 from drivers.readings import EnergyCalibration
 
 Algorithm = Literal["sum", "horizontal", "vertical", "single"]

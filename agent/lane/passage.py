@@ -17,10 +17,13 @@ from dataclasses import replace
 from statistics import median
 from typing import Literal
 
-from agent.lane import declared, event, spectra, uniformity, windows
+from agent.lane import event
 from agent.lane.alarms import cleared, tell_identity
+from agent.lane.instruments import declared
 from agent.lane.occupancy import put
 from agent.lane.options import LaneRules, ScaleOptions, SideOptions
+from agent.lane.spectra import judging as spectra
+from agent.lane.spectra import uniformity, windows
 from agent.lane.state import Part, Share, Sighting, Transit, Turn, sightings_of
 from agent.records import (
     Agreement,

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.model import Model, Stream
+from agent.analysis.detection.model import Model, Stream
 from agent.lane.options import LaneRules
-from agent.lane.slices import EmptyLane, Floats, Gathering, Slice
+from agent.lane.spectra.slices import EmptyLane, Floats, Gathering, Slice
 from agent.records import (
     Alarm,
     AlarmKind,

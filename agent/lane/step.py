@@ -11,30 +11,25 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import assert_never
 
-from agent.lane import (
-    annunciator,
-    area,
-    axles,
-    background,
-    calibration,
-    contacts,
-    counts,
-    declared,
-    identities,
-    metal_tests,
-    occupancy,
-    panel_health,
-    passage,
-    spectra,
-    walks,
-    weighing,
-    windows,
-)
+from agent.lane import annunciator, occupancy, passage
 from agent.lane import (
     event as events,
 )
 from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
+from agent.lane.instruments import (
+    axles,
+    calibration,
+    contacts,
+    declared,
+    identities,
+    metal_tests,
+    walks,
+    weighing,
+)
 from agent.lane.options import LaneRules
+from agent.lane.radiation import area, background, counts
+from agent.lane.spectra import judging as spectra
+from agent.lane.spectra import panel_health, windows
 from agent.lane.state import LaneState, Transit, Turn, background_used
 from agent.records import (
     Audit,

@@ -25,14 +25,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent import config as configuration
-from agent.cli import wrong
 from agent.clock import Clock
+from agent.daemon.supervisor import Supervisor
 from agent.health import Notifier
 from agent.records import Stamp
 from agent.settings import Config
-from agent.supervisor import Supervisor
 from agent.tools.show import line_of
 from agent.tools.simulate import panel_tables, scene_of
+from agent.tools.terminal import wrong
 from simulators.centre import Centre, Stored
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, LaneSimulator

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from agent.cli import wrong
+from agent.tools.terminal import wrong
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, run_lane
 from simulators.scene import Scene

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agent import config as configuration
-from agent.cli import wrong
-from agent.delivery.journal import JournalError, look
+from agent.delivery.store.journal import JournalError, look
+from agent.tools.terminal import wrong
 
 
 def status_command(directory: Path, *, as_json: bool) -> int:
