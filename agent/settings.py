@@ -7,21 +7,17 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from agent.lane.options import (
+from agent.lane.options.instruments import (
     ContactOptions,
     IdentityOptions,
-    KindOptions,
-    LaneOptions,
-    LaneRules,
     MetalOptions,
     OutputOptions,
-    PortalTraits,
-    RpmOptions,
-    ScaleOptions,
-    SpectralOptions,
-    SpectralRules,
-    WindowRules,
 )
+from agent.lane.options.lane import LaneOptions
+from agent.lane.options.portals import PortalTraits, RpmOptions
+from agent.lane.options.rules import KindOptions, LaneRules
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.options.spectral import SpectralOptions, SpectralRules, WindowRules
 from drivers.base import DriverType, LineParameters
 
 Mode = Literal["live", "training", "test"]

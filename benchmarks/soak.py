@@ -35,7 +35,7 @@ from virtual_time import VirtualLoop, patched
 from agent.clock import Clock
 from agent.config import load_lane
 from agent.daemon.link import Captured, Lines, make_link
-from agent.lane.options import LaneRules
+from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, Passage, Record, Stamp, Stop, Tick

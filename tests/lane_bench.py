@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from agent.lane.options import LaneOptions, LaneRules, MetalOptions, RpmOptions, ScaleOptions
+from agent.lane.options.instruments import MetalOptions
+from agent.lane.options.lane import LaneOptions
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.rules import LaneRules
+from agent.lane.options.scales import ScaleOptions
 from agent.lane.state import LaneState
 from agent.lane.step import snapshot, step
 from agent.records import (

@@ -13,7 +13,9 @@ import numpy as np
 from lane_bench import Bench
 
 from agent.config.spectral import spectral_rules
-from agent.lane.options import PortalTraits, RpmOptions, SpectralOptions, SpectralRules
+from agent.lane.options.portals import PortalTraits, RpmOptions
+from agent.lane.options.spectral import SpectralOptions, SpectralRules
+from agent.lane.spectra.memory import Crystals
 from agent.records import Passage
 from drivers.readings import DeviceAlarm, EnergyCalibration, GammaSpectrum, VehiclePresence
 from simulators import spectra
@@ -111,5 +113,5 @@ class SpectralLane(Bench):
 
     def rate_cps(self) -> float:
         """Return what the lane takes for the background of all its detectors."""
-        empty = self.state.spectra.empty
+        empty = self.state.of(Crystals).spectra.empty
         return float((empty.counts.sum(axis=1) / empty.live_s).sum())

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from lane_bench import Bench, stamp
 
 from agent.lane import annunciator
-from agent.lane.options import ContactOptions, OutputOptions
+from agent.lane.annunciator import Announcements
+from agent.lane.instruments.contacts import Contacts
+from agent.lane.options.instruments import ContactOptions, OutputOptions
 from agent.lane.step import is_occupied
+from agent.lane.vehicles import Vehicles
 from drivers.readings import Contact, DeviceState, MetalAlarm
 
 LOUD = (400,) * 4
@@ -145,7 +148,7 @@ def test_nothing_is_remembered_where_the_lane_has_no_outputs():
     lane.background(0)
     for n in range(15):
         lane.gamma(10 + 0.2 * n, LOUD, alarm=n >= 5)
-    assert lane.state.announced == {}
+    assert lane.state.of(Announcements).announced == {}
 
 
 def test_outputs_change_no_record():
@@ -178,7 +181,7 @@ def test_the_barrier_opens_for_a_vehicle_without_any_finding_and_closes_behind_i
     vehicle(lane, 10)
     opened = shown(lane, 16.5).command
     assert opened.signal == "barrier_open"
-    assert opened.passage_id == lane.state.transits[-1].passage_id
+    assert opened.passage_id == lane.state.of(Vehicles).transits[-1].passage_id
     contact(lane, 17, "down", False)
     contact(lane, 18, "up", True)
     assert signal(lane, 18) is None, "it is up"
@@ -222,7 +225,7 @@ def test_a_manual_barrier_is_never_moved():
 def test_a_decision_that_could_not_be_carried_out_is_not_carried_out_later():
     lane = routine()
     vehicle(lane, 10)
-    decided_s = lane.state.barrier.decided.mono_us / 1e6
+    decided_s = lane.state.of(Announcements).barrier.decided.mono_us / 1e6
     assert signal(lane, decided_s + 9.9) == "barrier_open"
     assert signal(lane, decided_s + 10.1) is None
 
@@ -323,8 +326,8 @@ def test_whatever_happens_no_command_closes_over_a_vehicle_and_none_opens_in_an_
                 now_s += 8
         lane.tick(now_s)
         command = shown(lane, now_s).command
-        loop = lane.state.contacts[("gate", "loop")]
-        last = lane.state.transits[-1] if lane.state.transits else None
+        loop = lane.state.of(Contacts).levels[("gate", "loop")]
+        last = lane.state.of(Vehicles).transits[-1] if lane.state.of(Vehicles).transits else None
         if command is not None and command.signal == "barrier_close":
             assert loop is False
         if command is not None and command.signal == "barrier_open":

@@ -11,7 +11,7 @@ from lane_bench import Bench
 from agent.clock import Clock
 from agent.config import load_lane
 from agent.daemon.link import Lines, make_link
-from agent.lane.options import PortalTraits, RpmOptions
+from agent.lane.options.portals import PortalTraits, RpmOptions
 from agent.records import LinkChange, Timed
 from drivers.base import Block, find
 from drivers.readings import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from lane_bench import Bench, stamp, weight
 
-from agent.lane.options import ScaleOptions
+from agent.lane.instruments.axles import AxleRuns
+from agent.lane.options.scales import ScaleOptions
 
 AXLES = ScaleOptions(
     weighs="axles", e_kg=20, min_load_kg=400, axle_gap_s=10, max_gap_s=60, relation="after"
@@ -178,5 +179,5 @@ def test_nothing_stays_remembered_between_vehicles():
     lane = AxleBench()
     lane.vehicle_of(10, 6000, 11000)
     lane.tick(500)
-    run = lane.state.axle_runs["scale"]
+    run = lane.state.of(AxleRuns).axle_runs["scale"]
     assert (run.axles_kg, run.troubles, run.began_at) == ((), (), None)

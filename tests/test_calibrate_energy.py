@@ -18,7 +18,7 @@ from agent.cli import main
 from agent.config.nuclides import load_nuclides
 from agent.config.options import fill
 from agent.config.source import parse
-from agent.lane.options import EnergyCalibrationOptions
+from agent.lane.options.portals import EnergyCalibrationOptions
 from agent.tools.calibrate.energy import section
 from agent.tools.calibrate.spectrum_files import SpectrumFileError, read_spectrum
 from drivers.readings import EnergyCalibration, GammaSpectrum

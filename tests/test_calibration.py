@@ -38,9 +38,9 @@ from agent import cli
 from agent.clock import Clock
 from agent.config import ConfigError, examine, load_lane
 from agent.delivery import wire
-from agent.lane.instruments.calibration import permissible_error_kg, slope_kg_per_h
-from agent.lane.instruments.weighing import SETTLE_S
-from agent.lane.options import ScaleCalibration, ScaleOptions
+from agent.lane.instruments.calibration import Calibrations, permissible_error_kg, slope_kg_per_h
+from agent.lane.instruments.weighing import SETTLE_S, Weighings
+from agent.lane.options.scales import ScaleCalibration, ScaleOptions
 from agent.lane.step import step
 from agent.records import LinkChange, Timed
 from agent.tools.calibrate.scale import Live, MeasureError, Pace, _storing_nothing, measure
@@ -203,7 +203,7 @@ def test_other_housekeeping_of_a_scale_is_no_counter():
     count(lane, 1, "temperature", 20)
     count(lane, 2, "temperature", 21)
     assert lane.alarms() == []
-    assert lane.state.counters == {}
+    assert lane.state.of(Calibrations).counters == {}
 
 
 def test_a_register_map_reads_the_counters_and_says_each_change_once():
@@ -387,7 +387,7 @@ def test_an_alarm_that_stands_when_work_begins_is_cleared_and_its_load_forgotten
     set_calibrating(lane, is_on=True)
     lane.read(15, weight(50_000), "scale")
     assert [a.phase for a in lane.alarms("weight")] == ["raised", "cleared"]
-    assert lane.state.weighings == {}
+    assert lane.state.of(Weighings).weighings == {}
 
 
 def test_work_moves_the_counter_and_what_follows_is_held_against_the_new_one():
@@ -898,4 +898,4 @@ def test_the_state_before_a_step_stays_what_it_was():
     lane = bench(calibrating=True, zero_limit_kg=40)
     before = lane.state
     step(before, Timed(stamp=stamp(1), device="scale", reading=weight(0)), lane.rules)
-    assert (before.calibrating, before.empty_scales, before.shown) == (frozenset(), {}, {})
+    assert before.memories == {}

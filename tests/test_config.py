@@ -30,7 +30,8 @@ from agent.config.certificates import validity, validity_of
 from agent.config.lines import line_of, lines_of
 from agent.config.load import KIND_OPTIONS, kind_of
 from agent.config.options import options_of
-from agent.lane.options import LaneOptions, SpectralOptions
+from agent.lane.options.lane import LaneOptions
+from agent.lane.options.spectral import SpectralOptions
 from agent.settings import DeviceOptions, GatewayOptions, JournalOptions, MqttOptions
 from agent.tools.check import check_command
 from drivers.base import find, names

@@ -14,7 +14,7 @@ from lane_bench import Bench
 from agent.config import load_lane
 from agent.config.problems import ConfigError
 from agent.lane import occupancy
-from agent.lane.options import ContactOptions
+from agent.lane.options.instruments import ContactOptions
 from drivers.base import Block
 from drivers.lane.contacts import Driver, Input, Options
 from drivers.readings import Contact, DeviceState, VehiclePresence

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from lane_bench import Bench, weight
 
 from agent.lane.instruments.declared import check, permissible_error_kg
-from agent.lane.options import IdentityOptions, ScaleOptions
+from agent.lane.options.instruments import IdentityOptions
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.vehicles import Vehicles
 from agent.records import ScalePart
 from drivers.readings import Identity
 
@@ -207,7 +209,7 @@ def test_a_vehicle_that_is_too_heavy_is_said_while_it_stands_on_the_scale():
         1_000.0,
         600.0,
     )
-    assert alarm.passage_id == lane.state.transits[-1].passage_id
+    assert alarm.passage_id == lane.state.of(Vehicles).transits[-1].passage_id
     assert [i.value for i in alarm.identity] == ["0000012345"]
     assert alarm.alarm_id in lane.snapshot(21).alarms
 

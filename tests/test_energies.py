@@ -16,9 +16,10 @@ from agent.config import load_lane
 from agent.config.spectral import energy_option
 from agent.daemon.display import _calibration
 from agent.daemon.running_lane import have_same_spectra
-from agent.lane.options import EnergyCalibrationOptions, RpmOptions
+from agent.lane.moment import Moment
+from agent.lane.options.portals import EnergyCalibrationOptions, RpmOptions
 from agent.lane.spectra import energies
-from agent.lane.state import LaneState, Turn
+from agent.lane.state import LaneState
 from agent.settings import LaneConfig
 from agent.tools.calibrate.background import EmptyLaneWatch
 from agent.tools.calibrate.spectrum_files import NEAR_EDGES_KEV, coefficients_of
@@ -43,12 +44,12 @@ class Watched:
         given = {"coefficients_kev": (1.0, 2.0), "measured": "2026-01-02", **energy}
         self.options = RpmOptions(energy=EnergyCalibrationOptions(**given))
         self.rules = replace(Bench().rules, portals={"rpm": self.options})
-        self.turn = Turn(LaneState(), self.rules, stamp(1.0))
+        self.moment = Moment(LaneState(), self.rules, stamp(1.0))
 
     def at(self, utc_us: int, *, detector: str = "", sync: str = "ntp") -> list[tuple[str, str]]:
-        self.turn.stamp = replace(stamp(1.0), utc_us=utc_us, sync=sync)
-        energies.watch_due(self.turn, "rpm", spectrum(detector))
-        return [(record.code, record.phase) for record in self.turn.records]
+        self.moment.stamp = replace(stamp(1.0), utc_us=utc_us, sync=sync)
+        energies.watch_due(self.moment, "rpm", spectrum(detector))
+        return [(record.code, record.phase) for record in self.moment.records]
 
 
 # ------------------------------------------------------------------ until when
@@ -58,7 +59,7 @@ def test_a_scale_holds_on_its_last_day_and_is_a_fault_from_the_next():
     watched = Watched(valid_until="2026-11-02")
     assert watched.at(NOVEMBER_2 + DAY_US - 1) == []
     assert watched.at(NOVEMBER_2 + DAY_US) == [("energy_calibration_due", "raised")]
-    (alarm,) = watched.turn.records
+    (alarm,) = watched.moment.records
     assert (alarm.kind, alarm.severity) == ("fault", "elevated")
     assert "2026-11-02" in alarm.text
     assert "calibrate energy" in alarm.text
@@ -68,7 +69,7 @@ def test_a_scale_holds_on_its_last_day_and_is_a_fault_from_the_next():
 def test_a_new_scale_clears_the_fault():
     watched = Watched(valid_until="2026-11-02")
     watched.at(NOVEMBER_2 + DAY_US)
-    watched.turn.rules = Watched(valid_until="2027-11-02").rules
+    watched.moment.rules = Watched(valid_until="2027-11-02").rules
     assert watched.at(NOVEMBER_2 + DAY_US)[-1] == ("energy_calibration_due", "cleared")
 
 
@@ -85,9 +86,9 @@ def test_a_scale_without_a_last_day_or_of_another_detector_is_not_watched():
 
 def test_the_fault_needs_no_lane_that_judges_nothing():
     # A device without a scale of its own in the lane's file.
-    turn = Turn(LaneState(), Bench().rules, stamp(1.0))
-    energies.watch_due(turn, "rpm", spectrum())
-    assert turn.records == []
+    moment = Moment(LaneState(), Bench().rules, stamp(1.0))
+    energies.watch_due(moment, "rpm", spectrum())
+    assert moment.records == []
 
 
 # ------------------------------------------------------------------ whose

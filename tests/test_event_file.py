@@ -23,7 +23,8 @@ from agent.delivery.wire import WireError
 from agent.evidence.event import EventFiles, event_of
 from agent.evidence.n42_read import read_n42
 from agent.evidence.n42_words import N42Event
-from agent.lane.options import RpmOptions, TypePlateOptions
+from agent.lane.event import Measurements
+from agent.lane.options.portals import RpmOptions, TypePlateOptions
 from agent.records import Alarm, Audit, EventSource, Passage, Record
 from agent.settings import JournalOptions
 from drivers.readings import DeviceNuclides, NuclideFound, VehicleSpeed, WindowCounts
@@ -97,7 +98,7 @@ def test_a_counting_portals_alarm_has_a_file_and_a_quiet_vehicle_has_none() -> N
     assert quiet.event is None
     cleared = lane.alarms("gamma", "cleared")
     assert [a.event for a in cleared] == [loud.event]
-    assert lane.state.measured == ()
+    assert lane.state.of(Measurements).measured == ()
 
 
 def test_a_weight_alone_makes_no_event() -> None:

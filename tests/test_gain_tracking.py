@@ -13,9 +13,10 @@ from spectral_bench import BACKGROUND_CPS, CHANNELS, ENERGY, LEFT, RIGHT, comput
 from spectral_bench import SpectralLane as Lane
 
 from agent.delivery.wire import Encoder, Identity
-from agent.lane.options import RpmOptions
+from agent.lane.options.portals import RpmOptions
 from agent.lane.spectra import gain_tracking
-from agent.lane.state import LaneState, Scale
+from agent.lane.spectra.memory import Crystals, Scale
+from agent.lane.state import LaneState
 from agent.records import Audit
 from drivers.readings import EnergyCalibration, GammaSpectrum, VehiclePresence
 from simulators import spectra
@@ -79,7 +80,7 @@ class Drifting(Lane):
         self.read(self.at_s, VehiclePresence(occupied=False))
 
     def scale(self, name: str = L) -> Scale:
-        return self.state.spectra.gains[name].scale
+        return self.state.of(Crystals).spectra.gains[name].scale
 
     def error(self, detector: str = LEFT) -> float:
         """Return by how much a line of 1461 keV is read wrong [fraction]."""
@@ -177,13 +178,13 @@ def test_what_comes_before_and_behind_a_vehicle_is_not_summed(rules):
     long = replace(rules, options=replace(rules.options, guard_s=20.0))
     lane = Drifting(long, detectors=(LEFT,))
     lane.wait(200)
-    kept = lane.state.spectra.gains[L]
+    kept = lane.state.of(Crystals).spectra.gains[L]
     for _ in range(8):  # its approach, 16 s of the guard's 20
         lane.interval("Cs-137", 20_000.0)
     lane.vehicle(30, "Cs-137", 20_000.0)
     for _ in range(8):
         lane.interval("Cs-137", 20_000.0)
-    now = lane.state.spectra.gains[L]
+    now = lane.state.of(Crystals).spectra.gains[L]
     at = int(np.searchsorted(gain_tracking.TRACKED_KEV, 662.0))
     usual = kept.sample.counts[at - 5 : at + 5].sum() / max(kept.sample.live_s, 1e-9)
     summed = now.sample.counts[at - 5 : at + 5].sum() / max(now.sample.live_s, 1e-9)
@@ -308,7 +309,7 @@ def test_a_device_that_holds_its_gain_itself_is_left_alone(rules):
     lane.wait(200)
     lane.vehicle(20)
     lane.wait(20)
-    assert lane.state.spectra.gains == {}
+    assert lane.state.of(Crystals).spectra.gains == {}
     assert lane.passages()[-1].spectral.gains == ()
 
 
@@ -319,7 +320,9 @@ def test_a_device_that_moves_its_own_scale_is_followed_from_anew(rules):
     lane.energy[LEFT] = EnergyCalibration(coefficients_kev=(0.0, 6.0 / 0.95))
     lane.interval()
     assert lane.scale() == Scale()
-    assert lane.state.spectra.empty.live_s[0] <= 2 * INTERVAL_S  # what it counted is not kept
+    assert (
+        lane.state.of(Crystals).spectra.empty.live_s[0] <= 2 * INTERVAL_S
+    )  # what it counted is not kept
     lane.wait(120)
     assert lane.scale().gain == pytest.approx(1.0, abs=0.005)
 
@@ -331,11 +334,11 @@ def test_a_small_step_carries_the_background_over_and_a_large_one_learns_it_anew
     gains = {LEFT: 1.0}
     lane = Drifting(rules, lambda name, _at_s: gains[name], detectors=(LEFT,))
     lane.wait(300)
-    full = lane.state.spectra.empty
+    full = lane.state.of(Crystals).spectra.empty
     gains[LEFT] = 0.994
     while len(lane.audits("gain")) < 2:
         lane.interval()
-    carried = lane.state.spectra.empty
+    carried = lane.state.of(Crystals).spectra.empty
     assert carried.live_s[0] >= 0.9 * full.live_s[0]
     rate = full.counts[0] / full.live_s[0]
     assert carried.counts[0].sum() / carried.live_s[0] == pytest.approx(rate.sum(), rel=0.02)
@@ -343,7 +346,7 @@ def test_a_small_step_carries_the_background_over_and_a_large_one_learns_it_anew
     least_s = full.live_s[0]
     while abs(lane.error()) > HOLDS:
         lane.interval()
-        least_s = min(least_s, lane.state.spectra.empty.live_s[0])
+        least_s = min(least_s, lane.state.of(Crystals).spectra.empty.live_s[0])
     assert least_s < 10.0
 
 

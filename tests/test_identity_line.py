@@ -33,8 +33,9 @@ from agent.config.identity_key import read_key
 from agent.config.problems import ConfigError
 from agent.delivery.wire import Encoder
 from agent.delivery.wire import Identity as Speaker
-from agent.lane.instruments.identities import token
-from agent.lane.options import IdentityOptions
+from agent.lane.instruments.identities import Readers, token
+from agent.lane.options.instruments import IdentityOptions
+from agent.lane.vehicles import Vehicles
 from drivers import mrz
 from drivers.lane.identity_line import Driver, Options
 from drivers.readings import BadFrame, Identity, Reason
@@ -388,11 +389,11 @@ def test_a_reader_that_reads_without_end_is_held_to_a_bound_and_said():
     lane = bench(debounce_s=3600.0, max_gap_s=5.0)
     for n in range(300):
         plate(lane, n * 0.01, f"X {n}")
-    assert len(lane.state.parts) == len(lane.state.last_reads) == 64
+    assert len(lane.state.of(Vehicles).parts) == len(lane.state.of(Readers).last_reads) == 64
     (fault,) = [a for a in lane.alarms("fault") if a.code == "too_many_readings"]
     assert fault.phase == "raised"
     lane.tick(4000)
-    assert lane.state.parts == ()
+    assert lane.state.of(Vehicles).parts == ()
     plate(lane, 4001, "Y 1")
     assert [a.phase for a in lane.alarms("fault")] == ["raised", "cleared"]
     assert len(lane.passages()) == 64

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.clock import Clock
 from agent.daemon.link import Lines, make_link
-from agent.lane.options import RpmOptions
+from agent.lane.options.portals import RpmOptions
 from agent.records import LinkChange, Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from drivers.base import LineParameters, find

@@ -9,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import CLEAN, LOUD, Bench, stamp, weight
 
-from agent.lane.options import MetalOptions, RpmOptions, ScaleOptions
+from agent.lane.options.instruments import MetalOptions
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.portals import Portals
 from agent.lane.state import LaneState
 from agent.lane.step import is_vacant, step
+from agent.lane.vehicles import Vehicles
 from agent.records import Alarm, Passage, Tick, Timed
 from drivers.readings import (
     PARITY_SEEN,
@@ -204,7 +208,7 @@ def test_an_end_without_an_occupancy_makes_no_passage_but_gives_the_neutron_back
     lane.leave(5, neutron_cps=2.566)
     lane.tick(60)
     assert lane.passages() == []
-    assert lane.state.portals["rpm"].background.neutron_cps == 2.566
+    assert lane.state.of(Portals).portals["rpm"].background.neutron_cps == 2.566
 
 
 def test_stop_closes_what_is_open_and_says_so():
@@ -339,10 +343,10 @@ def test_background_inside_an_occupancy_never_enters_the_median():
     lane = Bench()
     lane.background(0, n=20)
     lane.gamma(100)
-    before = lane.state.portals["rpm"].background.history
+    before = lane.state.of(Portals).portals["rpm"].background.history
     lane.background(100.5, cps=900)
-    assert lane.state.portals["rpm"].background.history == before
-    assert lane.state.portals["rpm"].background.gamma_cps == (900,) * 4
+    assert lane.state.of(Portals).portals["rpm"].background.history == before
+    assert lane.state.of(Portals).portals["rpm"].background.gamma_cps == (900,) * 4
 
 
 @pytest.mark.parametrize("level", ["high", "low"])
@@ -373,7 +377,7 @@ def test_a_detector_that_is_switched_off_is_no_fault_and_not_in_any_group():
     assert lane.alarms("fault") == []
     for i in range(5):
         lane.gamma(10 + 0.2 * i, (80, 900, 80, 80))
-    assert lane.state.transits[-1].tally.sigma == 0
+    assert lane.state.of(Vehicles).transits[-1].tally.sigma == 0
 
 
 def test_over_range_needs_no_background_and_keeps_people_away():
@@ -804,7 +808,7 @@ def test_a_metal_alarm_is_raised_at_once_for_the_passage_it_fits():
     lane.walk(12, alarm=True)
     (raised,) = lane.alarms("metal", "raised")
     assert raised.stamp == stamp(12.3)
-    assert raised.passage_id == lane.state.transits[-1].passage_id
+    assert raised.passage_id == lane.state.of(Vehicles).transits[-1].passage_id
     lane.leave(16)
     lane.tick(100)
     assert lane.passages()[0].metal.result == "alarm"
@@ -1082,8 +1086,8 @@ def test_memory_stays_bounded_over_three_thousand_vehicles_in_a_hurry():
             at_s += delay_s
             event = Timed(stamp=stamp(at_s), device=device, reading=reading)
             state, _ = step(state, event, lane.rules)
-    assert len(state.transits) < 10
-    assert len(state.parts) < 20
+    assert len(state.of(Vehicles).transits) < 10
+    assert len(state.of(Vehicles).parts) < 20
     state, _ = step(state, Tick(stamp=stamp(at_s + 1000)), lane.rules)
-    assert state.transits == ()
-    assert state.parts == ()
+    assert state.of(Vehicles).transits == ()
+    assert state.of(Vehicles).parts == ()

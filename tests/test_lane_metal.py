@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import Bench
 
-from agent.lane.options import MetalOptions
+from agent.lane.options.instruments import MetalOptions
 from drivers.readings import DeviceState, MetalAlarm, MetalPassages, MetalProgram
 
 

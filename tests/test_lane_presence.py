@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import CLEAN, LOUD, Bench, stamp, weight
 
-from agent.lane.options import PortalTraits, RpmOptions
+from agent.lane.alarms import Standing
+from agent.lane.options.portals import PortalTraits, RpmOptions
+from agent.lane.vehicles import Vehicles
 from agent.records import Alarm
 from drivers.readings import (
     DeviceAlarm,
@@ -342,12 +344,12 @@ def test_beside_a_portal_that_tells_a_loop_only_adds_the_direction():
     lane = Bench()
     lane.background(0, n=3)
     lane.read(15, told(True, "out"), "loop")
-    assert lane.state.transits == ()
+    assert lane.state.of(Vehicles).transits == ()
     for i in range(20):
         lane.gamma(20 + 0.2 * i)
     lane.read(22, told(True, "in"), "loop")
     lane.read(23, told(False), "loop")
-    assert lane.state.transits[-1].ended is None
+    assert lane.state.of(Vehicles).transits[-1].ended is None
     lane.leave(24)
     lane.tick(100)
     (passage,) = lane.passages()
@@ -483,7 +485,7 @@ def test_losing_a_second_portal_ends_nothing():
     lane = two_tsa()
     lane.gamma(10)
     lane.link(11, "far", up=False)
-    assert lane.state.transits[-1].ended is None
+    assert lane.state.of(Vehicles).transits[-1].ended is None
 
 
 def test_an_area_monitor_beside_a_portal_adds_its_dose_rate_and_its_alarm():
@@ -621,8 +623,8 @@ def run(traits, events, *, ticks):
 def test_any_events_leave_no_alarm_open_and_ticks_change_no_record(traits, events):
     lane = run(traits, events, ticks=1)
     assert run(traits, events, ticks=6).records == lane.records
-    assert lane.state.standing == {}
-    assert all(t.ended is not None for t in lane.state.transits)
+    assert lane.state.of(Standing).standing == {}
+    assert all(t.ended is not None for t in lane.state.of(Vehicles).transits)
     phases: dict[str, list[Alarm]] = {}
     for alarm in lane.alarms():
         phases.setdefault(alarm.alarm_id, []).append(alarm)

@@ -10,7 +10,8 @@ from spectral_bench import ENERGY, LEFT, RIGHT, computed_rules
 from spectral_bench import SpectralLane as Lane
 
 from agent.lane.alarms import worded_p
-from agent.lane.options import SpectralRules
+from agent.lane.options.spectral import SpectralRules
+from agent.lane.spectra.memory import Crystals
 from drivers.readings import GammaSpectrum, VehiclePresence
 
 
@@ -181,12 +182,12 @@ def test_crystals_that_count_nothing_at_all_harm_nothing(rules):
 def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):
     lane = Lane(rules)
     lane.empty(20)
-    before = lane.state.spectra
+    before = lane.state.of(Crystals).spectra
     long = GammaSpectrum(
         detector=LEFT, counts=(500,) * 512, real_time_s=2400.0, live_time_s=2390.0, energy=ENERGY
     )
     lane.read(lane.at_s - 0.3, long)
-    assert lane.state.spectra is before
+    assert lane.state.of(Crystals).spectra is before
 
 
 # ------------------------------------------------------------------ background
@@ -195,18 +196,18 @@ def test_a_spectrum_the_device_has_summed_for_long_is_no_slice(rules):
 def test_other_slices_begin_with_another_background_and_the_same_gains(rules):
     lane = Lane(rules)
     lane.empty(90)
-    before = lane.state.spectra
+    before = lane.state.of(Crystals).spectra
     options = replace(rules.options, slice_s=0.5)
     lane.rules = replace(lane.rules, spectral=replace(rules, options=options))
     lane.empty(20)
-    now = lane.state.spectra
+    now = lane.state.of(Crystals).spectra
     assert now.gathering.slice_us == 500_000
     assert now.empty.live_s.max() < 20
     assert set(now.gains) == set(before.gains)
     assert now.gains["rpm/Aa1"].sample.live_s > before.gains["rpm/Aa1"].sample.live_s
     lane.rules = replace(lane.rules, spectral=replace(rules, options=options, shapes=rules.shapes))
     lane.empty(5)
-    assert lane.state.spectra.empty.live_s.max() > now.empty.live_s.max()
+    assert lane.state.of(Crystals).spectra.empty.live_s.max() > now.empty.live_s.max()
 
 
 def test_no_vehicle_feeds_the_background_nor_what_lingers_behind_it(rules):

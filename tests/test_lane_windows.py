@@ -26,7 +26,8 @@ from agent.config.problems import ConfigError
 from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery.wire import Encoder, Identity
 from agent.evidence.event import event_of
-from agent.lane.options import SpectralOptions, WindowRules
+from agent.lane.options.spectral import SpectralOptions, WindowRules
+from agent.lane.spectra.windows import WindowMemory
 from agent.lane.state import LaneState
 from agent.tools.evaluate.passes import Passes, write_passes
 from drivers.readings import WindowBackground, WindowCounts
@@ -170,7 +171,7 @@ def test_what_came_before_the_vehicle_was_told_of_is_its_own_unless_it_is_old():
     lane.windows((1, 2, 3, 4))
     lane.at_s += 10.0
     assert lane.passes(early=15).spectral.slices == 40
-    assert lane.state.windows.early == ()
+    assert lane.state.of(WindowMemory).windows.early == ()
 
 
 def test_without_the_portals_background_nothing_is_judged_and_the_passage_says_so():
@@ -186,7 +187,7 @@ def test_a_lane_that_judges_no_windows_keeps_none():
     lane.rules = replace(lane.rules, windows=None)
     lane.vacant()
     assert lane.passes(2000.0).spectral is None
-    assert lane.state.windows is None
+    assert lane.state.of(WindowMemory).windows is None
 
 
 def test_ticks_change_nothing_and_a_replay_gives_the_same():

@@ -1,4 +1,8 @@
-"""Who may import whom: the table of docs/architecture.md, read off every module's source."""
+"""Who may import whom: the tables of docs/architecture.md, read off every module's source.
+
+Three things are held: each layer imports only what it may, inside a package imports run from one
+room down to another and never up, and no files import each other in a circle.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,81 @@ EDGES = (
     "agent.delivery.blobs",
     "agent.delivery.snapshots",
 )
-SHELL = ("agent.daemon.link", "agent.daemon.outputs", "agent.daemon.relay", "agent.delivery")
+DELIVERY = ("agent.delivery",)
+DEVICES = ("agent.daemon.link", "agent.daemon.outputs", "agent.daemon.relay")
+# The rooms of each package from the ground up: each imports only those named before it.
+ROOMS = {
+    "agent.analysis": (
+        "energy",
+        "response",
+        "detection",
+        "identification",
+        "counting",
+        "sought",
+    ),
+    "agent.lane": (
+        "options",
+        "state",
+        "moment",
+        "vehicles",
+        "alarms",
+        "links",
+        "portals",
+        "occupancy",
+        "radiation",
+        "instruments",
+        "spectra",
+        "event",
+        "passage",
+        "annunciator",
+        "step",
+    ),
+    "agent.delivery": ("blobs", "snapshots", "wire", "store", "outbox", "uplink", "forward"),
+    "agent.daemon": (
+        "link",
+        "relay",
+        "outputs",
+        "recorder",
+        "gateway_faults",
+        "running_lane",
+        "display",
+        "supervisor",
+    ),
+    "agent.evidence": ("n42_words", "n42", "n42_read", "event"),
+    "agent.config": (
+        "problems",
+        "lines",
+        "source",
+        "options",
+        "ports",
+        "relays",
+        "certificates",
+        "checks",
+        "identity_key",
+        "nuclides",
+        "model_file",
+        "spectral",
+        "load",
+        "listing",
+        "change",
+    ),
+    "agent.tools": (
+        "terminal",
+        "show",
+        "simulate",
+        "demo",
+        "capture",
+        "check",
+        "devices",
+        "run",
+        "status",
+        "evaluate",
+        "probe",
+        "replay",
+        "calibrate",
+    ),
+}
+
 RUNNING = (
     "agent.daemon.supervisor",
     "agent.daemon.display",
@@ -96,20 +174,26 @@ RULES = (
     ),
     Rule(
         ("agent.delivery.uplink",),
-        (*SHELL, *EDGES, *CORE, *WORDS),
+        (*DELIVERY, *EDGES, *CORE, *WORDS),
         ("msgspec", "paho"),
         frozenset({"sqlite3"}),
     ),
     Rule(
         ("agent.delivery.store.journal",),
-        (*SHELL, *EDGES, *CORE, *WORDS),
+        (*DELIVERY, *EDGES, *CORE, *WORDS),
         ("msgspec",),
         frozenset(),
     ),
     Rule(
-        SHELL,
-        (*SHELL, *EDGES, *CORE, *MATHEMATICS, *PIPES, *CODECS, *WORDS),
+        DELIVERY,
+        (*DELIVERY, *EDGES, *CORE, *WORDS),
         ("msgspec",),
+        frozenset({"sqlite3"}),
+    ),
+    Rule(
+        DEVICES,
+        (*DEVICES, *EDGES, *CORE, *PIPES, *CODECS, *WORDS),
+        (),
         frozenset({"sqlite3"}),
     ),
     Rule(
@@ -164,6 +248,62 @@ def violations(module: str, source: str) -> list[str]:
     return wrong
 
 
+def room_of(name: str) -> tuple[str, str] | None:
+    """Return package and room of a module, None where it is the package itself or has no rooms."""
+    for package in ROOMS:
+        if name.startswith(f"{package}."):
+            return package, name.removeprefix(f"{package}.").partition(".")[0]
+    return None
+
+
+def arrows_up(module: str, source: str) -> list[str]:
+    """Return one sentence for each import that runs up inside the module's package."""
+    place = room_of(module)
+    if place is None:
+        return []
+    package, own = place
+    rooms = ROOMS[package]
+    wrong = []
+    for name, line in imports(source).items():
+        other = room_of(name)
+        if other is None or other[0] != package or other[1] == own:
+            continue
+        if other[1] not in rooms or own not in rooms:
+            wrong.append(f"{module}:{line} imports {name}: not in the table of rooms")
+        elif rooms.index(other[1]) > rooms.index(own):
+            wrong.append(f"{module}:{line} imports {name}, which stands above it")
+    return wrong
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return a circle of files for each that can be walked; none: every import leads down."""
+    done: set[str] = set()
+    found = []
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph.get(name, ())):
+                walk(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, ())
+    return found
+
+
+def file_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Return which module's file imports which others of ours."""
+    graph = {}
+    for module, source in sources.items():
+        names = imports(source)
+        graph[module] = {
+            name if name in sources else name.rpartition(".")[0] for name in names
+        } & set(sources) - {module}
+    return graph
+
+
 def modules() -> dict[str, Path]:
     found = {}
     for package in PACKAGES:
@@ -210,6 +350,7 @@ def test_every_module_imports_only_what_its_layer_allows():
         ("agent.delivery.wire", "from agent.delivery.store.journal import Journal"),
         ("agent.delivery.wire", "import sqlite3"),
         ("agent.delivery.forward", "import paho.mqtt.client"),
+        ("agent.delivery.forward", "from agent.daemon.link import DeviceLink"),
         ("agent.delivery.store.thread", "import sqlite3"),
         ("agent.daemon.link", "from agent.daemon.supervisor import Supervisor"),
         ("agent.daemon.supervisor", "import scipy.stats"),
@@ -238,6 +379,59 @@ def test_an_import_across_the_layers_is_caught(module, source):
 )
 def test_an_import_that_the_layer_allows_passes(module, source):
     assert violations(module, source) == []
+
+
+def test_imports_run_down_from_room_to_room():
+    wrong = [
+        w for name, path in modules().items() for w in arrows_up(name, path.read_text("utf-8"))
+    ]
+    assert wrong == []
+
+
+def test_every_room_of_the_table_stands_and_none_is_missing_in_it():
+    for package, rooms in ROOMS.items():
+        below_it = {
+            place[1]
+            for place in map(room_of, modules())
+            if place is not None and place[0] == package
+        }
+        assert sorted(rooms) == sorted(below_it), package
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("agent.lane.instruments.weighing", "from agent.lane.passage import publish"),
+        ("agent.lane.state", "from agent.lane.spectra.slices import Slice"),
+        ("agent.lane.moment", "from agent.lane import vehicles"),
+        ("agent.lane.passage", "from agent.lane.annunciator import note"),
+        ("agent.lane.radiation.counts", "from agent.lane.spectra import judging"),
+        ("agent.analysis.response.library", "import agent.analysis.detection.model"),
+        ("agent.analysis.identification.norm", "from agent.analysis import sought"),
+        ("agent.delivery.wire", "from agent.delivery.store.journal import Journal"),
+        ("agent.delivery.store.journal", "from agent.delivery.uplink import Connection"),
+        ("agent.daemon.link", "from agent.daemon.running_lane import RunningLane"),
+        ("agent.tools.evaluate.passes", "def f():\n    from agent.tools.calibrate import energy"),
+        ("agent.tools.terminal", "from agent.tools import show"),
+        ("agent.lane.newcomer", "from agent.lane.step import step"),
+    ],
+)
+def test_an_arrow_that_is_turned_round_is_caught(module, source):
+    assert len(arrows_up(module, source)) == 1, f"{module} may not: {source}"
+
+
+def test_no_files_import_each_other():
+    sources = {name: path.read_text("utf-8") for name, path in modules().items()}
+    assert circles(file_graph(sources)) == []
+
+
+def test_a_circle_of_three_files_is_caught():
+    sources = {
+        "agent.a": "from agent.b import x",
+        "agent.b": "def f():\n    from agent import c",
+        "agent.c": "import agent.a",
+    }
+    assert circles(file_graph(sources)) == [["agent.a", "agent.b", "agent.c", "agent.a"]]
 
 
 def test_a_relative_import_is_refused():

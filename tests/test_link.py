@@ -17,7 +17,7 @@ from agent import settings
 from agent.clock import Clock
 from agent.daemon import link
 from agent.daemon.link import Lines, Link, ModbusLink, make_link
-from agent.lane.options import ScaleOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.records import LinkChange, Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from drivers.base import Block, DriverType, LineParameters

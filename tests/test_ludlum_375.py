@@ -14,7 +14,7 @@ from lane_bench import Bench
 from agent.clock import Clock
 from agent.config import load_lane
 from agent.daemon.link import Lines, make_link
-from agent.lane.options import PortalTraits, RpmOptions
+from agent.lane.options.portals import PortalTraits, RpmOptions
 from agent.records import LinkChange, Timed
 from drivers.listener import Listener
 from drivers.readings import BadFrame, DeviceAlarm, DeviceState, DoseRate, Reason

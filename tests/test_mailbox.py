@@ -18,7 +18,7 @@ from agent.clock import Clock
 from agent.config import ConfigError
 from agent.config.load import load_lane
 from agent.daemon.link import Lines, make_link
-from agent.lane.options import ScaleOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.records import Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from agent.tools.capture import capture

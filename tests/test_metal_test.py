@@ -14,7 +14,8 @@ from lane_bench import Bench, stamp
 
 from agent.config.load import examine
 from agent.delivery.wire import Encoder, Identity, encode
-from agent.lane.options import ContactOptions, MetalOptions
+from agent.lane.alarms import Standing
+from agent.lane.options.instruments import ContactOptions, MetalOptions
 from drivers.readings import Contact, MetalAlarm, MetalPassages
 
 SCHEMAS = Path(__file__).resolve().parent.parent / "docs" / "messages" / "schemas"
@@ -43,7 +44,7 @@ def due(lane: Bench, phase: str) -> list[float]:
 
 
 def standing(lane: Bench) -> set[str]:
-    return {code for _, code in lane.state.standing}
+    return {code for _, code in lane.state.of(Standing).standing}
 
 
 def test_a_test_makes_a_record_and_neither_passage_nor_metal_alarm():

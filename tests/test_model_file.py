@@ -19,7 +19,7 @@ from agent.analysis.detection.model import Shapes
 from agent.analysis.response.library import Library
 from agent.config.model_file import load_model, model_bytes
 from agent.config.problems import ConfigError
-from agent.lane.options import SpectralOptions
+from agent.lane.options.spectral import SpectralOptions
 
 SEED = 20261123
 BINS, SLICES, PASSES = 12, 10, 420

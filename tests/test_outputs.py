@@ -28,7 +28,7 @@ from agent.daemon import outputs
 from agent.daemon.link import Lines
 from agent.daemon.outputs import OutputLink
 from agent.lane.annunciator import Command
-from agent.lane.options import OutputOptions
+from agent.lane.options.instruments import OutputOptions
 from agent.records import Timed
 from agent.settings import DeviceConfig, DeviceOptions
 from drivers.base import CoilWrite, LineParameters, OutputDriver, find

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lane_bench import Bench
 
-from agent.lane.options import PortalTraits
+from agent.lane.options.portals import PortalTraits
 from drivers.readings import GammaSpectrum, VehiclePresence
 
 OLD, NEW = "Aa1", "Ba1"

@@ -13,7 +13,7 @@ from capture_files import captures, good, play
 from lane_bench import Bench
 
 from agent.config import ConfigError, load_lane
-from agent.lane.options import ScaleOptions
+from agent.lane.options.scales import ScaleOptions
 from drivers import modbus
 from drivers.base import Block, CoilWrite, LineParameters
 from drivers.modbus import ModbusLine, NoReplyError

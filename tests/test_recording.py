@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.clock import Clock
-from agent.lane.options import ScaleOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.records import Stamp
 from agent.settings import DeviceConfig, DeviceOptions
 from agent.tools.capture import capture, format_line

@@ -12,9 +12,12 @@ from lane_bench import Bench, stamp
 
 from agent.analysis.detection.threshold import uniformity_p
 from agent.analysis.detection.uniformity import holds_p, too_many_p
-from agent.lane.alarms import Finding, raised
+from agent.lane.alarms import Finding, Standing, raised
+from agent.lane.moment import Moment
 from agent.lane.spectra import uniformity
-from agent.lane.state import LaneState, Transit, Turn
+from agent.lane.spectra.uniformity import Uniformity
+from agent.lane.state import LaneState
+from agent.lane.vehicles import Transit
 from agent.records import BackgroundUsed, NuclideNamed, SpectralPart
 
 FAR = 1e-3
@@ -51,7 +54,7 @@ class Lane:
 
     def __init__(self, learned_from: int = EXACT) -> None:
         self.rules = replace(Bench().rules, spectral=thresholds_from(learned_from))
-        self.turn = Turn(LaneState(), self.rules, stamp(1.0))
+        self.moment = Moment(LaneState(), self.rules, stamp(1.0))
 
     def passes(self, p, **changes) -> None:
         unknown = BackgroundUsed(
@@ -74,13 +77,13 @@ class Lane:
             finding = Finding(
                 kind=kind[0], source=kind[1], code="x", severity="high", device="rpm", text="x"
             )
-            alarm = raised(Turn(LaneState(), self.rules, stamp(1.0)), finding, "a", "p")
+            alarm = raised(Moment(LaneState(), self.rules, stamp(1.0)), finding, "a", "p")
             transit = replace(transit, alarms=(alarm,))
-        uniformity.note(self.turn, transit)
+        uniformity.note(self.moment, transit)
 
     @property
     def stands(self) -> bool:
-        return ("rpm", uniformity.CODE) in self.turn.state.standing
+        return ("rpm", uniformity.CODE) in self.moment.state.of(Standing).standing
 
 
 # ------------------------------------------------------------------ the figures
@@ -121,8 +124,8 @@ def test_uniform_p_values_raise_nothing_in_ten_thousand_passages():
     for p in np.random.default_rng(1).uniform(size=10_000):
         lane.passes(float(p))
         assert not lane.stands
-    assert lane.turn.records == []
-    assert len(lane.turn.state.benign.p) == uniformity.WINDOW
+    assert lane.moment.records == []
+    assert len(lane.moment.state.of(Uniformity).benign.p) == uniformity.WINDOW
 
 
 def test_thresholds_that_hold_no_more_stand_as_a_fault_until_they_hold_again():
@@ -135,12 +138,12 @@ def test_thresholds_that_hold_no_more_stand_as_a_fault_until_they_hold_again():
         lane.passes(float(rng.uniform() ** 2))  # everything looks more like a source than it is
         passed += 1
         assert passed < uniformity.WINDOW
-    (alarm,) = lane.turn.records
+    (alarm,) = lane.moment.records
     assert (alarm.kind, alarm.code, alarm.phase) == ("fault", "thresholds_not_holding", "raised")
     assert "calibrate threshold" in alarm.text
     for p in rng.uniform(size=uniformity.WINDOW):
         lane.passes(float(p))
-    assert [a.phase for a in lane.turn.records] == ["raised", "cleared"]
+    assert [a.phase for a in lane.moment.records] == ["raised", "cleared"]
 
 
 def test_too_many_alarms_are_seen_though_all_else_is_uniform():
@@ -177,7 +180,7 @@ def test_new_thresholds_begin_anew():
     assert lane.stands
     lane.passes(0.5, calibration="b")
     assert not lane.stands
-    assert lane.turn.state.benign.p == (0.5,)
+    assert lane.moment.state.of(Uniformity).benign.p == (0.5,)
 
 
 @pytest.mark.parametrize(
@@ -195,19 +198,19 @@ def test_a_source_that_is_found_rightly_says_nothing_against_the_thresholds(chan
     lane = Lane()
     for _ in range(150):
         lane.passes(1e-9, **changes)
-    assert lane.turn.state.benign is None
+    assert lane.moment.state.of(Uniformity).benign is None
 
 
 def test_an_alarm_of_ours_that_nobody_can_name_counts():
     lane = Lane()
     lane.passes(1e-9, category="unknown", alarmed_by=("spectral", "agent"))
-    assert lane.turn.state.benign.p == (1e-9,)
+    assert lane.moment.state.of(Uniformity).benign.p == (1e-9,)
 
 
 def test_what_was_not_judged_counts_for_nothing():
     lane = Lane()
     lane.passes(None)
-    assert lane.turn.state.benign is None
+    assert lane.moment.state.of(Uniformity).benign is None
 
 
 def test_thresholds_from_few_passages_may_stray_further():

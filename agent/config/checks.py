@@ -12,13 +12,9 @@ from agent.config.options import did_you_mean
 from agent.config.problems import Problem
 from agent.config.source import OptionPath, Source
 from agent.lane.instruments.calibration import permissible_error_kg
-from agent.lane.options import (
-    ContactOptions,
-    MetalOptions,
-    OutputOptions,
-    RpmOptions,
-    ScaleOptions,
-)
+from agent.lane.options.instruments import ContactOptions, MetalOptions, OutputOptions
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.settings import DeviceConfig, JournalOptions, LaneConfig, MqttOptions
 
 CREDENTIALS = "/run/credentials/"

@@ -9,7 +9,7 @@ from agent.config.checks import check_secret_file
 from agent.config.ports import User
 from agent.config.problems import Problem
 from agent.config.source import Source
-from agent.lane.options import IdentityOptions
+from agent.lane.options.instruments import IdentityOptions
 from agent.settings import GatewayOptions
 
 MIN_BYTES, MAX_BYTES = 16, 4096

@@ -25,17 +25,17 @@ from agent.config.source import (
     read_file,
     read_files,
 )
-from agent.lane.options import (
+from agent.lane.options.instruments import (
     ContactOptions,
     IdentityOptions,
-    KindOptions,
-    LaneOptions,
     MetalOptions,
     OutputOptions,
-    RpmOptions,
-    ScaleOptions,
-    SpectralOptions,
 )
+from agent.lane.options.lane import LaneOptions
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.rules import KindOptions
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.options.spectral import SpectralOptions
 from agent.settings import (
     Config,
     DeviceConfig,

@@ -29,7 +29,7 @@ from agent.analysis.detection.score import WINDOW_S
 from agent.analysis.detection.threshold import Tails
 from agent.analysis.sought import window_shapes
 from agent.config.problems import ConfigError, Problem
-from agent.lane.options import SpectralOptions
+from agent.lane.options.spectral import SpectralOptions
 
 FORMAT = "checkpointd-thresholds/2"
 LARGEST_BYTES = 64 << 20

@@ -14,7 +14,8 @@ from agent.analysis.response.templates import background_components, templates
 from agent.analysis.sought import named_among, shapes_among
 from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
-from agent.lane.options import RpmOptions, SpectralRules, WindowRules
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.spectral import SpectralRules, WindowRules
 from agent.settings import DeviceConfig, LaneConfig
 from drivers.readings import EnergyCalibration
 

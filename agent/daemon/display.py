@@ -29,7 +29,10 @@ from agent.delivery.snapshots import (
 from agent.delivery.store.journal import JournalStats
 from agent.delivery.wire import Identity
 from agent.health import temperature_c
-from agent.lane.options import KindOptions, RpmOptions, ScaleOptions
+from agent.lane.alarms import Standing
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.rules import KindOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.lane.step import snapshot
 from agent.records import Stamp
 from agent.settings import Config, LaneConfig
@@ -139,7 +142,7 @@ def _device(lane: RunningLane, name: str, now: Stamp) -> DeviceSnapshot:
         last_good_s=None if status.last_good is None else now.since_s(status.last_good),
         frames=status.frames,
         refused=status.refused,
-        faults=tuple(code for device, code in lane.state.standing if device == name),
+        faults=tuple(code for device, code in lane.state.of(Standing).standing if device == name),
         calibration=_calibration(lane.config.device(name).kind_options),
         relay=lane.relays[name][0].status() if name in lane.relays else None,
         housekeeping={h.quantity: Figure(value=h.value, unit=h.unit) for h in status.housekeeping},

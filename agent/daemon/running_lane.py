@@ -9,7 +9,7 @@ from agent.config.spectral import energy_option
 from agent.daemon.link import Captured, DeviceLink
 from agent.daemon.outputs import OutputLink
 from agent.daemon.relay import Relay
-from agent.lane.options import LaneRules
+from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
 from agent.settings import LaneConfig
 

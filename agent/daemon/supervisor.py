@@ -35,7 +35,8 @@ from agent.delivery.wire import Encoder, Identity
 from agent.evidence.event import EventFiles
 from agent.health import Notifier, Watchdog
 from agent.lane import annunciator
-from agent.lane.options import LaneRules
+from agent.lane.instruments.calibration import Calibrations
+from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, step
 from agent.records import Audit, LaneEvent, Stop, Tick, Timed
@@ -337,7 +338,7 @@ class Supervisor:
         if isinstance(event, Timed):
             if not isinstance(event.reading, BadFrame):
                 self.first_frame.set()
-            is_test = event.device in lane.state.calibrating
+            is_test = event.device in lane.state.of(Calibrations).calibrating
             live = wire.live(event, is_test=is_test) if self._uplink.is_connected else None
             if live is not None:
                 topic = wire.live_topic(self._identity, lane.config.lane_id, live[0])

@@ -5,9 +5,12 @@ Each phase is a record of its own, with a higher ``rev`` of the same ``alarm_id`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from agent.lane.state import Transit, Turn, sightings_of
+from agent.lane.moment import Moment
+from agent.lane.state import Memory
+from agent.lane.vehicles import Transit, identity_of
 from agent.records import (
     Alarm,
     AlarmKind,
@@ -30,6 +33,14 @@ LEAST_WORDED_P = 1e-12
 """Smaller p-values rest on the form of a tail, and are not put into words."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Standing(Memory):
+    """The alarms and faults that stand until cleared."""
+
+    standing: Mapping[tuple[str, str], Alarm] = field(default_factory=dict)
+    """Alarms and faults that stand until cleared, by (device, code)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What a test found, before it is known whether it is news."""
@@ -47,11 +58,11 @@ class Finding:
     nuclides: tuple[str, ...] | None = None
 
 
-def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) -> Alarm:
+def raised(moment: Moment, finding: Finding, alarm_id: str, passage_id: str | None) -> Alarm:
     """Say a new alarm and return it."""
     alarm = Alarm(
-        stamp=turn.stamp,
-        lane=turn.rules.lane_id,
+        stamp=moment.stamp,
+        lane=moment.rules.lane_id,
         alarm_id=alarm_id,
         code=finding.code,
         phase="raised",
@@ -68,47 +79,42 @@ def raised(turn: Turn, finding: Finding, alarm_id: str, passage_id: str | None) 
         category=finding.category,
         nuclides=finding.nuclides,
         provisional=passage_id is not None,
-        identity=() if passage_id is None else identity_of(turn, passage_id),
+        identity=() if passage_id is None else identity_of(moment, passage_id),
     )
-    turn.records.append(alarm)
+    moment.records.append(alarm)
     return alarm
 
 
-def identity_of(turn: Turn, passage_id: str) -> tuple[IdentityItem, ...]:
-    """Return in clear whose passage it is, as far as readers have told."""
-    return tuple(sighting.clear for sighting in sightings_of(turn.state, passage_id))
-
-
-def tell_identity(turn: Turn, transit: Transit) -> Transit:
+def tell_identity(moment: Moment, transit: Transit) -> Transit:
     """Say each alarm of this passage again where it is known better now whose passage it is.
 
     One that is cleared already stays cleared: its last phase is said again with a higher ``rev``.
     """
     if not transit.alarms:
         return transit
-    identity = identity_of(turn, transit.passage_id)
+    identity = identity_of(moment, transit.passage_id)
     alarms = tuple(
-        alarm if alarm.identity == identity else _identified(turn, alarm, identity)
+        alarm if alarm.identity == identity else _identified(moment, alarm, identity)
         for alarm in transit.alarms
     )
     return transit if alarms == transit.alarms else replace(transit, alarms=alarms)
 
 
-def _identified(turn: Turn, alarm: Alarm, identity: tuple[IdentityItem, ...]) -> Alarm:
+def _identified(moment: Moment, alarm: Alarm, identity: tuple[IdentityItem, ...]) -> Alarm:
     phase: Phase = "cleared" if alarm.phase == "cleared" else "updated"
-    told = replace(alarm, stamp=turn.stamp, phase=phase, rev=alarm.rev + 1, identity=identity)
-    turn.records.append(told)
+    told = replace(alarm, stamp=moment.stamp, phase=phase, rev=alarm.rev + 1, identity=identity)
+    moment.records.append(told)
     return told
 
 
-def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
+def latch(moment: Moment, transit: Transit, finding: Finding) -> Transit:
     """Raise the finding for this passage, or update what is latched already where it grew."""
     sought = (finding.kind, finding.source, finding.device)
     for index, alarm in enumerate(transit.alarms):
         if (alarm.kind, alarm.source, alarm.device) == sought:
-            if not _is_news(turn, alarm, finding):
+            if not _is_news(moment, alarm, finding):
                 return transit
-            updated = _next_phase(turn, alarm, finding)
+            updated = _next_phase(moment, alarm, finding)
             return replace(
                 transit,
                 alarms=(*transit.alarms[:index], updated, *transit.alarms[index + 1 :]),
@@ -118,17 +124,17 @@ def latch(turn: Turn, transit: Transit, finding: Finding) -> Transit:
         alarm_id = f"{alarm_id}-{finding.device}"
     return replace(
         transit,
-        alarms=(*transit.alarms, raised(turn, finding, alarm_id, transit.passage_id)),
-        raised=(*transit.raised, turn.stamp),
+        alarms=(*transit.alarms, raised(moment, finding, alarm_id, transit.passage_id)),
+        raised=(*transit.raised, moment.stamp),
     )
 
 
-def _is_news(turn: Turn, alarm: Alarm, finding: Finding) -> bool:
+def _is_news(moment: Moment, alarm: Alarm, finding: Finding) -> bool:
     if alarm.code != finding.code and _is_graver(finding.severity, alarm.severity):
         return True
     if finding.category is not None and finding.category != alarm.category:
         return True  # its name is known now
-    if turn.stamp.since_s(alarm.stamp) < UPDATE_MIN_S:
+    if moment.stamp.since_s(alarm.stamp) < UPDATE_MIN_S:
         return False
     before, after = _statistic(alarm.evidence), _statistic(finding.evidence)
     return before is not None and after is not None and after >= UPDATE_RATIO * before
@@ -142,10 +148,10 @@ def _statistic(evidence: tuple[Evidence, ...]) -> float | None:
     return evidence[0].statistic if evidence else None
 
 
-def _next_phase(turn: Turn, alarm: Alarm, finding: Finding) -> Alarm:
+def _next_phase(moment: Moment, alarm: Alarm, finding: Finding) -> Alarm:
     updated = replace(
         alarm,
-        stamp=turn.stamp,
+        stamp=moment.stamp,
         phase="updated",
         rev=alarm.rev + 1,
         code=finding.code,
@@ -157,53 +163,53 @@ def _next_phase(turn: Turn, alarm: Alarm, finding: Finding) -> Alarm:
         category=finding.category,
         nuclides=finding.nuclides,
     )
-    turn.records.append(updated)
+    moment.records.append(updated)
     return updated
 
 
-def cleared(turn: Turn, alarm: Alarm, event: EventSource | None = None) -> Alarm:
+def cleared(moment: Moment, alarm: Alarm, event: EventSource | None = None) -> Alarm:
     """Say that the alarm is over and return its last phase; the evidence stays what it was.
 
     ``event``: what its file is made of, None where it has none.
     """
     last = replace(
         alarm,
-        stamp=turn.stamp,
+        stamp=moment.stamp,
         phase="cleared",
         rev=alarm.rev + 1,
         provisional=False,
         event=event,
     )
-    turn.records.append(last)
+    moment.records.append(last)
     return last
 
 
-def stand(turn: Turn, finding: Finding) -> None:
+def stand(moment: Moment, finding: Finding) -> None:
     """Raise a condition that stands until cleared; nothing where it stands already."""
     key = (finding.device, finding.code)
-    if key in turn.state.standing:
+    if key in moment.of(Standing).standing:
         return
-    alarm = raised(turn, finding, turn.new_id("f"), None)
-    turn.state.standing = {**turn.state.standing, key: alarm}
+    alarm = raised(moment, finding, moment.new_id("f"), None)
+    moment.of(Standing).standing = {**moment.of(Standing).standing, key: alarm}
 
 
-def clear_standing(turn: Turn, device: str, code: str) -> None:
+def clear_standing(moment: Moment, device: str, code: str) -> None:
     """Clear a standing condition; nothing where it does not stand."""
-    alarm = turn.state.standing.get((device, code))
+    alarm = moment.of(Standing).standing.get((device, code))
     if alarm is None:
         return
-    cleared(turn, alarm)
-    turn.state.standing = {
-        key: other for key, other in turn.state.standing.items() if key != (device, code)
+    cleared(moment, alarm)
+    moment.of(Standing).standing = {
+        key: other for key, other in moment.of(Standing).standing.items() if key != (device, code)
     }
 
 
-def set_standing(turn: Turn, finding: Finding, *, active: bool) -> None:
+def set_standing(moment: Moment, finding: Finding, *, active: bool) -> None:
     """Raise or clear a standing condition."""
     if active:
-        stand(turn, finding)
+        stand(moment, finding)
     else:
-        clear_standing(turn, finding.device, finding.code)
+        clear_standing(moment, finding.device, finding.code)
 
 
 def fault(device: str, code: str, text: str, severity: Severity = "elevated") -> Finding:

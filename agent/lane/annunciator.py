@@ -23,14 +23,18 @@ otherwise. The barrier's own safety loop is no business of ours and must be wire
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from agent.lane.options import LaneRules, OutputOptions
+from agent.lane.instruments.contacts import Contacts
+from agent.lane.moment import Moment
+from agent.lane.options.instruments import OutputOptions
+from agent.lane.options.rules import LaneRules
 from agent.lane.passage import has_no_finding
-from agent.lane.state import Announced, Barrier, LaneState, Turn
-from agent.records import Alarm, AlarmKind, Stamp
+from agent.lane.state import LaneState, Memory
+from agent.lane.vehicles import Vehicles
+from agent.records import Alarm, AlarmKind, Severity, Stamp
 
 Shown = Literal["alarm", "out_of_service", "fault", "occupied", "routine"]
 Move = Literal["barrier_open", "barrier_close"]
@@ -38,6 +42,42 @@ Move = Literal["barrier_open", "barrier_close"]
 RADIATION: frozenset[AlarmKind] = frozenset({"gamma", "neutron", "spectral"})
 OPENS_WITHIN_S = 10.0
 """A barrier that could not open so long after the decision does not open by itself any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """An alarm or fault as far as the lane's outputs show it."""
+
+    kind: AlarmKind
+    code: str
+    severity: Severity
+    raised: Stamp
+    """When it began, or became another one."""
+    cleared: Stamp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier:
+    """What was decided for the vehicle that left the portal last."""
+
+    passage_id: str
+    decided: Stamp
+    opens: bool
+    closes: bool
+    """It may still be up from the vehicle before, and this one must not follow."""
+    entered: bool = False
+    """A vehicle has stood under it since."""
+    free_since: Stamp | None = None
+    """When the way became free; None: it is not, or nobody knows."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Announcements(Memory):
+    """What the lane's outputs show, and what was decided for the barrier."""
+
+    announced: Mapping[str, Announced] = field(default_factory=dict)
+    """By alarm id; only where the lane has outputs."""
+    barrier: Barrier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,83 +104,89 @@ class Wanted:
 # ------------------------------------------------------------------ what is remembered
 
 
-def note(turn: Turn) -> None:
+def note(moment: Moment) -> None:
     """Remember what this step has said, and what it means to the barrier."""
-    for record in turn.records:
+    for record in moment.records:
         if isinstance(record, Alarm):
-            _announce(turn, record)
-    _forget(turn)
-    _note_barrier(turn)
+            _announce(moment, record)
+    _forget(moment)
+    _note_barrier(moment)
 
 
-def _announce(turn: Turn, alarm: Alarm) -> None:
-    before = turn.state.announced.get(alarm.alarm_id)
+def _announce(moment: Moment, alarm: Alarm) -> None:
+    before = moment.of(Announcements).announced.get(alarm.alarm_id)
     raised = alarm.stamp
     if before is not None and before.code == alarm.code:
         raised = before.raised
     cleared = alarm.stamp if alarm.phase == "cleared" else None
     if before is not None and before.cleared is not None:
         cleared = before.cleared  # said again only to complete it
-    elif before is None and cleared is not None and _is_old(turn, alarm):
+    elif before is None and cleared is not None and _is_old(moment, alarm):
         return
     told = Announced(
         kind=alarm.kind, code=alarm.code, severity=alarm.severity, raised=raised, cleared=cleared
     )
-    turn.state.announced = {**turn.state.announced, alarm.alarm_id: told}
+    moment.of(Announcements).announced = {
+        **moment.of(Announcements).announced,
+        alarm.alarm_id: told,
+    }
 
 
-def _is_old(turn: Turn, alarm: Alarm) -> bool:
+def _is_old(moment: Moment, alarm: Alarm) -> bool:
     """Tell whether an alarm's last word comes after it was forgotten; one raised now is not."""
     return not any(
         isinstance(r, Alarm) and r.alarm_id == alarm.alarm_id and r.phase == "raised"
-        for r in turn.records
+        for r in moment.records
     )
 
 
-def _forget(turn: Turn) -> None:
+def _forget(moment: Moment) -> None:
     """Drop what is shown no more."""
-    hold_s = max(options.hold_s for options in turn.rules.outputs.values())
+    hold_s = max(options.hold_s for options in moment.rules.outputs.values())
     kept = {
         alarm_id: told
-        for alarm_id, told in turn.state.announced.items()
-        if told.cleared is None or turn.stamp.since_s(told.cleared) < hold_s
+        for alarm_id, told in moment.of(Announcements).announced.items()
+        if told.cleared is None or moment.stamp.since_s(told.cleared) < hold_s
     }
-    if len(kept) != len(turn.state.announced):
-        turn.state.announced = kept
+    if len(kept) != len(moment.of(Announcements).announced):
+        moment.of(Announcements).announced = kept
 
 
-def _note_barrier(turn: Turn) -> None:
-    state = turn.state
-    sealed = [t for t in state.transits if t.is_sealed]
-    barrier = state.barrier
+def _note_barrier(moment: Moment) -> None:
+    state = moment.state
+    sealed = [t for t in state.of(Vehicles).transits if t.is_sealed]
+    barrier = state.of(Announcements).barrier
     if sealed and (barrier is None or barrier.passage_id != sealed[-1].passage_id):
-        opens = has_no_finding(turn, sealed[-1]) and not _is_anything_wrong(state)
+        opens = has_no_finding(moment, sealed[-1]) and not _is_anything_wrong(state)
         barrier = Barrier(
             passage_id=sealed[-1].passage_id,
-            decided=turn.stamp,
+            decided=moment.stamp,
             opens=opens,
             closes=not opens and barrier is not None and (barrier.opens or barrier.closes),
         )
     if barrier is None:
         return
-    levels = list(_under(state, turn.rules))
+    levels = list(_under(state, moment.rules))
     is_free = bool(levels) and all(level is False for level in levels)
-    free_since = (barrier.free_since or turn.stamp) if is_free else None
+    free_since = (barrier.free_since or moment.stamp) if is_free else None
     barrier = replace(barrier, entered=barrier.entered or any(levels), free_since=free_since)
-    if barrier != state.barrier:
-        state.barrier = barrier
+    if barrier != state.of(Announcements).barrier:
+        state.of(Announcements).barrier = barrier
 
 
 def _is_anything_wrong(state: LaneState) -> bool:
     """Return whether an alarm or a fault stands: a vehicle may not have been seen as it should."""
-    return any(a.cleared is None and a.severity != "notice" for a in state.announced.values())
+    return any(
+        a.cleared is None and a.severity != "notice"
+        for a in state.of(Announcements).announced.values()
+    )
 
 
 def _under(state: LaneState, rules: LaneRules) -> Iterator[bool | None]:
     """Yield the level of every contact under the barrier."""
     for device, options in rules.contacts.items():
         for name in options.under_barrier:
-            yield state.contacts.get((device, name))
+            yield state.of(Contacts).levels.get((device, name))
 
 
 # ------------------------------------------------------------------ what should be shown
@@ -154,7 +200,7 @@ def wanted(
     ``occupied``: whether a vehicle is in the portal; None: it is not heard.
     """
     options = rules.outputs[device]
-    alarms = [a for a in state.announced.values() if _is_shown(a, stamp, options)]
+    alarms = [a for a in state.of(Announcements).announced.values() if _is_shown(a, stamp, options)]
     kinds = frozenset(a.kind for a in alarms)
     is_faulty = _is_faulty(state, rules, occupied=occupied)
     shown = _shown(rules, kinds, is_faulty=is_faulty, occupied=occupied)
@@ -182,7 +228,7 @@ def _is_faulty(state: LaneState, rules: LaneRules, *, occupied: bool | None) -> 
     is_unheard = occupied is None and bool(rules.portals)
     return is_unheard or any(
         a.kind == "fault" and a.cleared is None and a.severity != "notice"
-        for a in state.announced.values()
+        for a in state.of(Announcements).announced.values()
     )
 
 
@@ -205,7 +251,7 @@ def interlock(state: LaneState, rules: LaneRules, device: str, signal: str) -> s
     """Return why the barrier must not move so now, in a few words; None: it may."""
     if signal == "barrier_close":
         names = {
-            f"{module} {name}": state.contacts.get((module, name))
+            f"{module} {name}": state.of(Contacts).levels.get((module, name))
             for module, options in rules.contacts.items()
             for name in (*options.under_barrier, *options.presence)
         }
@@ -220,7 +266,10 @@ def interlock(state: LaneState, rules: LaneRules, device: str, signal: str) -> s
     if signal == "barrier_open":
         if rules.outputs[device].opens_despite_radiation:
             return None
-        kinds = sorted({a.kind for a in state.announced.values() if a.cleared is None} & RADIATION)
+        kinds = sorted(
+            {a.kind for a in state.of(Announcements).announced.values() if a.cleared is None}
+            & RADIATION
+        )
         return f"a {kinds[0]} alarm stands" if kinds else None
     return "it is no movement of the barrier"
 
@@ -228,7 +277,7 @@ def interlock(state: LaneState, rules: LaneRules, device: str, signal: str) -> s
 def _command(
     state: LaneState, stamp: Stamp, rules: LaneRules, options: OutputOptions
 ) -> Command | None:
-    barrier = state.barrier
+    barrier = state.of(Announcements).barrier
     if barrier is None or options.barrier != "routine":
         return None
     why = _closes(state, stamp, barrier, options)
@@ -245,7 +294,9 @@ def _command(
 
 def _closes(state: LaneState, stamp: Stamp, barrier: Barrier, options: OutputOptions) -> str | None:
     """Return why the barrier should come down as soon as the way is free; None: it need not."""
-    stands = {a.kind for a in state.announced.values() if a.cleared is None} & RADIATION
+    stands = {
+        a.kind for a in state.of(Announcements).announced.values() if a.cleared is None
+    } & RADIATION
     if stands and not options.opens_despite_radiation and (barrier.opens or barrier.closes):
         return f"a {min(stands)} alarm stands"
     if barrier.closes:
@@ -269,7 +320,7 @@ def _is_at(
 ) -> bool:
     """Return whether a limit switch says that the barrier is there already."""
     return any(
-        state.contacts.get((device, name)) is True
+        state.of(Contacts).levels.get((device, name)) is True
         for device, options in rules.contacts.items()
         if (name := getattr(options, limit)) is not None
     )

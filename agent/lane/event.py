@@ -6,13 +6,15 @@ approach and a frozen background as well, lie with ``agent.lane.spectra.judging`
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from agent.lane.occupancy import unsealed_transit
-from agent.lane.options import SpectralRules
+from agent.lane.moment import Moment
+from agent.lane.options.spectral import SpectralRules
 from agent.lane.spectra import energies, gain_tracking
 from agent.lane.spectra.judging import LONGEST_PASS_S
-from agent.lane.state import PassSpectra, Spectra, Transit, Turn
+from agent.lane.spectra.memory import Crystals, PassSpectra, Spectra
+from agent.lane.state import Memory
+from agent.lane.vehicles import Transit, unsealed_transit
 from agent.records import (
     BackgroundUsed,
     DetectorBackground,
@@ -27,44 +29,55 @@ MOST_READINGS = 4096
 RADIATION = frozenset({"gamma", "neutron", "spectral"})
 
 
-def note(turn: Turn, device: str, reading: Measured) -> None:
+@dataclass(slots=True, kw_only=True)
+class Measurements(Memory):
+    """What portals counted of the vehicle that is inside."""
+
+    measured: tuple[tuple[Stamp, str, Measured], ...] = ()
+    """What portals counted of the vehicle that is inside: the interval's end, and whose it is."""
+
+
+def note(moment: Moment, device: str, reading: Measured) -> None:
     """Keep what a portal counted while a vehicle is there, bounded."""
-    transit = unsealed_transit(turn)
-    kept = turn.state.measured
+    transit = unsealed_transit(moment)
+    kept = moment.of(Measurements).measured
     if transit is None or len(kept) >= MOST_READINGS:
         return
-    if turn.stamp.since_s(transit.started) <= LONGEST_PASS_S:
-        turn.state.measured = (*kept, (turn.stamp.back(reading.age_s), device, reading))
+    if moment.stamp.since_s(transit.started) <= LONGEST_PASS_S:
+        moment.of(Measurements).measured = (
+            *kept,
+            (moment.stamp.back(reading.age_s), device, reading),
+        )
 
 
-def source_of(turn: Turn, transit: Transit, speed_m_per_s: float | None) -> EventSource | None:
+def source_of(moment: Moment, transit: Transit, speed_m_per_s: float | None) -> EventSource | None:
     """Return what the passage's file is made of, None where no radiation alarm was raised.
 
     The vehicle has left, and what was noted of it is forgotten.
     """
-    measured, turn.state.measured = turn.state.measured, ()
+    measured, moment.of(Measurements).measured = moment.of(Measurements).measured, ()
     if transit.ended is None or not any(a.kind in RADIATION for a in transit.alarms):
         return None
     source = EventSource(
-        lane=turn.rules.lane_id,
+        lane=moment.rules.lane_id,
         passage_id=transit.passage_id,
-        at=turn.stamp,
+        at=moment.stamp,
         started=transit.started,
         ended=transit.ended,
         speed_m_per_s=speed_m_per_s,
         alarms=transit.alarms,
         raised=transit.raised,
         readings=measured,
-        panels=tuple((name, each.detectors) for name, each in turn.rules.portals.items()),
+        panels=tuple((name, each.detectors) for name, each in moment.rules.portals.items()),
         backgrounds=_backgrounds(transit),
         device_nuclides=_device_nuclides(transit),
-        plates=_plates(turn, {device for _, device, _ in measured}),
+        plates=_plates(moment, {device for _, device, _ in measured}),
         spectral=transit.spectral,
     )
-    return _with_spectra(turn, transit, source)
+    return _with_spectra(moment, transit, source)
 
 
-def _plates(turn: Turn, devices: set[str]) -> tuple[TypePlate, ...]:
+def _plates(moment: Moment, devices: set[str]) -> tuple[TypePlate, ...]:
     return tuple(
         TypePlate(
             device=name,
@@ -72,7 +85,7 @@ def _plates(turn: Turn, devices: set[str]) -> tuple[TypePlate, ...]:
             model=plate.model,
             serial_number=plate.serial_number,
         )
-        for name, portal in turn.rules.portals.items()
+        for name, portal in moment.rules.portals.items()
         if name in devices and (plate := portal.type_plate) is not None
     )
 
@@ -88,8 +101,8 @@ def _device_nuclides(transit: Transit) -> tuple[tuple[str, tuple[NuclideFound, .
     return tuple((device, tally.nuclides) for device, tally in tallies if tally.nuclides)
 
 
-def _with_spectra(turn: Turn, transit: Transit, source: EventSource) -> EventSource:
-    rules, spectra = turn.rules.spectral, turn.state.spectra
+def _with_spectra(moment: Moment, transit: Transit, source: EventSource) -> EventSource:
+    rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     passage = None if spectra is None else spectra.finished
     if rules is None or spectra is None or passage is None:
         return source

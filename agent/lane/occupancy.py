@@ -7,21 +7,22 @@ the lane's portals and monitors measure meanwhile joins that passage.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
-from agent.analysis.counting.background import parts_from_reference
 from agent.lane.alarms import clear_standing, fault, set_standing, stand
-from agent.lane.options import LaneRules
-from agent.lane.state import (
-    Portal,
-    RunningBackground,
-    Share,
-    Tally,
-    Transit,
-    Turn,
+from agent.lane.moment import Moment
+from agent.lane.portals import (
+    Portals,
+    background_of,
     background_used,
+    is_suspect,
+    portal_of,
+    put_portal,
 )
-from agent.records import Audit, BackgroundUsed, EndReason
+from agent.lane.state import Memory
+from agent.lane.vehicles import Share, Tally, Transit, Vehicles, open_transit, put, unsealed_transit
+from agent.records import Audit, EndReason
 from drivers.readings import (
     OccupancyEnd,
     PortalSettings,
@@ -39,49 +40,12 @@ MOST_NUMBERS = 64
 # ------------------------------------------------------------------ what is remembered
 
 
-def portal_of(turn: Turn, device: str) -> Portal:
-    """Return the portal's memory, new where it was not heard before."""
-    return turn.state.portals.get(device) or Portal(device=device)
+@dataclass(slots=True, kw_only=True)
+class Tellers(Memory):
+    """Who tells of a vehicle."""
 
-
-def put_portal(turn: Turn, portal: Portal) -> None:
-    """Put a portal's memory back in its place."""
-    turn.state.portals = {**turn.state.portals, portal.device: portal}
-
-
-def open_transit(turn: Turn) -> Transit | None:
-    """Return the vehicle that is inside, or None."""
-    last = turn.state.transits[-1] if turn.state.transits else None
-    return last if last is not None and last.ended is None else None
-
-
-def unsealed_transit(turn: Turn) -> Transit | None:
-    """Return the vehicle that is inside or has just left, or None."""
-    last = turn.state.transits[-1] if turn.state.transits else None
-    return last if last is not None and not last.is_sealed else None
-
-
-def put(turn: Turn, transit: Transit) -> None:
-    """Put a transit back in its place."""
-    turn.state.transits = tuple(
-        transit if t.passage_id == transit.passage_id else t for t in turn.state.transits
-    )
-
-
-def is_suspect(background: RunningBackground, rules: LaneRules) -> bool:
-    """Return whether the running background has parted from its long median."""
-    if background.gamma_cps is None or background.reference_cps is None:
-        return False
-    return parts_from_reference(
-        background.gamma_cps, background.reference_cps, rules.lane.suspect_fraction
-    )
-
-
-def background_of(turn: Turn, device: str) -> BackgroundUsed:
-    """Return the background that a decision of this portal made now would use."""
-    background = portal_of(turn, device).background
-    suspect = is_suspect(background, turn.rules)
-    return background_used(background, turn.stamp, suspect=suspect)
+    presence: Mapping[str, bool | None] = field(default_factory=dict)
+    """What each device that tells of vehicles said last; None: it cannot say any more."""
 
 
 def tally_of(transit: Transit | None, device: str) -> Tally:
@@ -93,18 +57,18 @@ def tally_of(transit: Transit | None, device: str) -> Tally:
     return next((share.tally for share in transit.also if share.device == device), Tally())
 
 
-def with_tally(turn: Turn, transit: Transit, device: str, tally: Tally) -> Transit:
+def with_tally(moment: Moment, transit: Transit, device: str, tally: Tally) -> Transit:
     """Return the transit with what this portal or monitor has measured by now."""
     if device == transit.device:
-        return replace(transit, last_count=turn.stamp, tally=tally)
-    return _with_share(transit, replace(_share_of(turn, transit, device), tally=tally))
+        return replace(transit, last_count=moment.stamp, tally=tally)
+    return _with_share(transit, replace(_share_of(moment, transit, device), tally=tally))
 
 
-def _share_of(turn: Turn, transit: Transit, device: str) -> Share:
+def _share_of(moment: Moment, transit: Transit, device: str) -> Share:
     for share in transit.also:
         if share.device == device:
             return share
-    return Share(device=device, background=background_of(turn, device))
+    return Share(device=device, background=background_of(moment, device))
 
 
 def _with_share(transit: Transit, share: Share) -> Transit:
@@ -115,17 +79,17 @@ def _with_share(transit: Transit, share: Share) -> Transit:
 # ------------------------------------------------------------------ coming and leaving
 
 
-def on_presence(turn: Turn, device: str, reading: VehiclePresence) -> None:
+def on_presence(moment: Moment, device: str, reading: VehiclePresence) -> None:
     """Take the word of a portal, a loop or a photocell that something is there, or nothing.
 
     A device that is not the lane's teller only adds a direction. Where several tell, the vehicle
     has left when none of them sees it any more.
     """
-    turn.state.presence = {**turn.state.presence, device: reading.occupied}
+    moment.of(Tellers).presence = {**moment.of(Tellers).presence, device: reading.occupied}
     if not reading.occupied:
-        clear_standing(turn, device, "occupancy_stuck")
-    is_teller = turn.rules.teller in {None, device}
-    transit = enter(turn) if is_teller and reading.occupied else open_transit(turn)
+        clear_standing(moment, device, "occupancy_stuck")
+    is_teller = moment.rules.teller in {None, device}
+    transit = enter(moment) if is_teller and reading.occupied else open_transit(moment)
     if transit is None:
         return
     numbers = transit.numbers
@@ -133,142 +97,144 @@ def on_presence(turn: Turn, device: str, reading: VehiclePresence) -> None:
         numbers = (*numbers, reading.number)[-MOST_NUMBERS:]
     transit = replace(transit, direction=reading.direction or transit.direction, numbers=numbers)
     if is_teller:
-        transit = replace(transit, last_count=turn.stamp)
-    put(turn, transit)
-    if is_teller and reading.occupied is False and not is_told_occupied(turn):
-        end_occupancy(turn, "left")
+        transit = replace(transit, last_count=moment.stamp)
+    put(moment, transit)
+    if is_teller and reading.occupied is False and not is_told_occupied(moment):
+        end_occupancy(moment, "left")
 
 
-def is_told_occupied(turn: Turn) -> bool:
+def is_told_occupied(moment: Moment) -> bool:
     """Return whether someone whose word counts says that a vehicle is there."""
-    return bool(_who_sees(turn))
+    return bool(_who_sees(moment))
 
 
-def _who_sees(turn: Turn) -> list[str]:
-    teller = turn.rules.teller
-    return [d for d, sees in turn.state.presence.items() if sees and teller in {None, d}]
+def _who_sees(moment: Moment) -> list[str]:
+    teller = moment.rules.teller
+    return [d for d, sees in moment.of(Tellers).presence.items() if sees and teller in {None, d}]
 
 
-def end_stuck(turn: Turn) -> None:
+def end_stuck(moment: Moment) -> None:
     """End an occupancy that nobody can believe any more; who told of it is at fault."""
-    for device in _who_sees(turn):
-        limit_s = turn.rules.lane.longest_occupancy_s
+    for device in _who_sees(moment):
+        limit_s = moment.rules.lane.longest_occupancy_s
         text = (
             f"{device}: says for {limit_s:g} s that something is there; check its sensors, or "
             "raise longest_occupancy_s"
         )
-        stand(turn, fault(device, "occupancy_stuck", text))
-    end_occupancy(turn, "timeout")
+        stand(moment, fault(device, "occupancy_stuck", text))
+    end_occupancy(moment, "timeout")
 
 
-def enter(turn: Turn) -> Transit:
+def enter(moment: Moment) -> Transit:
     """Return the vehicle inside, beginning a transit or joining the last where none is."""
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is not None:
         return transit
-    last = turn.state.transits[-1] if turn.state.transits else None
+    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
     if last is not None and last.ended is not None and not last.is_sealed:
         # The deadline that seals it has not passed, so the gap is short: the same vehicle.
         joined = replace(
-            last, ended=None, end_reason="left", last_count=turn.stamp, joined=turn.stamp
+            last, ended=None, end_reason="left", last_count=moment.stamp, joined=moment.stamp
         )
-        put(turn, joined)
+        put(moment, joined)
         return joined
-    device = turn.rules.owner
-    portal = portal_of(turn, device or "")
-    suspect = is_suspect(portal.background, turn.rules)
+    device = moment.rules.owner
+    portal = portal_of(moment, device or "")
+    suspect = is_suspect(portal.background, moment.rules)
     transit = Transit(
-        passage_id=turn.new_id("p"),
+        passage_id=moment.new_id("p"),
         device=device,
-        started=turn.stamp,
-        last_count=turn.stamp,
-        background=background_used(portal.background, turn.stamp, suspect=suspect),
-        speeds=tuple(v for at, v in portal.speeds if turn.stamp.since_s(at) <= KEPT_SPEED_S),
+        started=moment.stamp,
+        last_count=moment.stamp,
+        background=background_used(portal.background, moment.stamp, suspect=suspect),
+        speeds=tuple(v for at, v in portal.speeds if moment.stamp.since_s(at) <= KEPT_SPEED_S),
         settings=portal.settings,
     )
     if portal.speeds:
-        put_portal(turn, replace(portal, speeds=()))
-    turn.state.transits = (*turn.state.transits, transit)
+        put_portal(moment, replace(portal, speeds=()))
+    moment.of(Vehicles).transits = (*moment.of(Vehicles).transits, transit)
     return transit
 
 
-def on_speed(turn: Turn, device: str, reading: VehicleSpeed) -> None:
+def on_speed(moment: Moment, device: str, reading: VehicleSpeed) -> None:
     """Keep a valid beam timing for the vehicle it belongs to."""
     if reading.m_per_s is None:
         return
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is not None:
-        put(turn, replace(transit, speeds=(*transit.speeds, reading.m_per_s)[-32:]))
+        put(moment, replace(transit, speeds=(*transit.speeds, reading.m_per_s)[-32:]))
         return
-    portal = portal_of(turn, device)
-    put_portal(turn, replace(portal, speeds=(*portal.speeds, (turn.stamp, reading.m_per_s))[-8:]))
+    portal = portal_of(moment, device)
+    put_portal(
+        moment, replace(portal, speeds=(*portal.speeds, (moment.stamp, reading.m_per_s))[-8:])
+    )
 
 
-def on_undocumented(turn: Turn, device: str, reading: Undocumented) -> None:
+def on_undocumented(moment: Moment, device: str, reading: Undocumented) -> None:
     """Keep the last of each tag whose meaning is not published."""
-    portal = portal_of(turn, device)
+    portal = portal_of(moment, device)
     undocumented = {**portal.undocumented, reading.tag: reading.text}
-    put_portal(turn, replace(portal, undocumented=undocumented))
+    put_portal(moment, replace(portal, undocumented=undocumented))
 
 
-def on_occupancy_end(turn: Turn, device: str, reading: OccupancyEnd) -> None:
+def on_occupancy_end(moment: Moment, device: str, reading: OccupancyEnd) -> None:
     """Close the occupancy and take the neutron background that the portal gives with it."""
-    portal = portal_of(turn, device)
+    portal = portal_of(moment, device)
     if reading.neutron_background_cps is not None:
         background = replace(portal.background, neutron_cps=reading.neutron_background_cps)
-        put_portal(turn, replace(portal, background=background))
-    if device != turn.rules.teller:
-        _end_beside(turn, device, reading.number)
+        put_portal(moment, replace(portal, background=background))
+    if device != moment.rules.teller:
+        _end_beside(moment, device, reading.number)
         return
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is not None:
-        put(turn, replace(transit, numbers=(*transit.numbers, reading.number)))
-        end_occupancy(turn, "left")
+        put(moment, replace(transit, numbers=(*transit.numbers, reading.number)))
+        end_occupancy(moment, "left")
 
 
-def _end_beside(turn: Turn, device: str, number: int) -> None:
+def _end_beside(moment: Moment, device: str, number: int) -> None:
     """Let another portal's own occupancy end; the passage goes on as its owner says."""
-    _forget_counts(turn, device)
-    transit = unsealed_transit(turn)
+    _forget_counts(moment, device)
+    transit = unsealed_transit(moment)
     if transit is not None:
-        share = _share_of(turn, transit, device)
-        put(turn, _with_share(transit, replace(share, numbers=(*share.numbers, number))))
+        share = _share_of(moment, transit, device)
+        put(moment, _with_share(transit, replace(share, numbers=(*share.numbers, number))))
 
 
-def on_lost(turn: Turn, device: str) -> None:
+def on_lost(moment: Moment, device: str) -> None:
     """A device was lost: the occupancy ends with its teller, and else waits for the others."""
-    if device in turn.state.presence:
-        turn.state.presence = {**turn.state.presence, device: None}
-    if device == turn.rules.teller:
-        end_occupancy(turn, "device_lost")
+    if device in moment.of(Tellers).presence:
+        moment.of(Tellers).presence = {**moment.of(Tellers).presence, device: None}
+    if device == moment.rules.teller:
+        end_occupancy(moment, "device_lost")
         return
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is None:
         return
     if device == transit.device:
         transit = replace(transit, is_portal_lost=True)
-    if device in turn.state.presence:
-        transit = replace(transit, last_count=turn.stamp)
-    put(turn, transit)
+    if device in moment.of(Tellers).presence:
+        transit = replace(transit, last_count=moment.stamp)
+    put(moment, transit)
 
 
-def end_occupancy(turn: Turn, reason: EndReason) -> None:
+def end_occupancy(moment: Moment, reason: EndReason) -> None:
     """Close the open occupancy; its transit stays open to another one for ``join_gap_s``."""
-    transit, device = open_transit(turn), turn.rules.owner
+    transit, device = open_transit(moment), moment.rules.owner
     if device is not None:
-        _forget_counts(turn, device)
+        _forget_counts(moment, device)
     if transit is None:
         return
-    portal = portal_of(turn, device or "")
+    portal = portal_of(moment, device or "")
     also = []
     for share in transit.also:
-        told = portal_of(turn, share.device)
+        told = portal_of(moment, share.device)
         also.append(replace(share, undocumented=told.undocumented, settings=told.settings))
     put(
-        turn,
+        moment,
         replace(
             transit,
-            ended=turn.stamp,
+            ended=moment.stamp,
             end_reason=reason,
             undocumented=portal.undocumented,
             settings=portal.settings,
@@ -277,19 +243,19 @@ def end_occupancy(turn: Turn, reason: EndReason) -> None:
     )
 
 
-def _forget_counts(turn: Turn, device: str) -> None:
+def _forget_counts(moment: Moment, device: str) -> None:
     """Begin the sliding sums anew."""
-    portal = turn.state.portals.get(device)
+    portal = moment.of(Portals).portals.get(device)
     if portal is not None:
-        put_portal(turn, replace(portal, window=(), neutrons=(), speeds=()))
+        put_portal(moment, replace(portal, window=(), neutrons=(), speeds=()))
 
 
 # ------------------------------------------------------------------ settings
 
 
-def on_settings(turn: Turn, device: str, reading: PortalSettings) -> None:
+def on_settings(moment: Moment, device: str, reading: PortalSettings) -> None:
     """Take the portal's settings over, record them, and say where the lane file differs."""
-    portal = portal_of(turn, device)
+    portal = portal_of(moment, device)
     merged = portal.settings or PortalSettings()
     told = {
         f.name: getattr(reading, f.name)
@@ -297,22 +263,22 @@ def on_settings(turn: Turn, device: str, reading: PortalSettings) -> None:
         if f.name != "line" and getattr(reading, f.name) is not None
     }
     merged = replace(merged, **told)
-    put_portal(turn, replace(portal, settings=merged))
-    turn.records.append(
+    put_portal(moment, replace(portal, settings=merged))
+    moment.records.append(
         Audit(
-            stamp=turn.stamp,
+            stamp=moment.stamp,
             kind="settings",
-            lane=turn.rules.lane_id,
+            lane=moment.rules.lane_id,
             data={"device": device, "line": reading.line},
         )
     )
-    options = turn.rules.portals[device]
+    options = moment.rules.portals[device]
     differing = [
         f"{name} {getattr(merged, name)} where the lane file says {getattr(options, name)}"
         for name in ("nsigma", "intervals", "algorithms")
-        if name not in turn.rules.pinned
+        if name not in moment.rules.pinned
         and getattr(merged, name) is not None
         and getattr(merged, name) != getattr(options, name)
     ]
     text = f"{device}: the portal runs with {'; '.join(differing)}; correct the lane file"
-    set_standing(turn, fault(device, "settings_mismatch", text, "notice"), active=bool(differing))
+    set_standing(moment, fault(device, "settings_mismatch", text, "notice"), active=bool(differing))

@@ -20,11 +20,25 @@ from typing import Literal
 from agent.lane import event
 from agent.lane.alarms import cleared, tell_identity
 from agent.lane.instruments import declared
-from agent.lane.occupancy import put
-from agent.lane.options import LaneRules, ScaleOptions, SideOptions
+from agent.lane.instruments.axles import AxleRuns
+from agent.lane.instruments.walks import Metal
+from agent.lane.instruments.weighing import Weighings
+from agent.lane.links import Links
+from agent.lane.moment import Moment
+from agent.lane.options.rules import LaneRules, SideOptions
+from agent.lane.options.scales import ScaleOptions
 from agent.lane.spectra import judging as spectra
 from agent.lane.spectra import uniformity, windows
-from agent.lane.state import Part, Share, Sighting, Transit, Turn, sightings_of
+from agent.lane.vehicles import (
+    Part,
+    Share,
+    Sighting,
+    Transit,
+    Vehicles,
+    claimants,
+    put,
+    sightings_of,
+)
 from agent.records import (
     Agreement,
     MetalPart,
@@ -47,64 +61,23 @@ HOLD_IN_S = 2.0
 _METAL_ORDER: tuple[MetalResult, ...] = ("alarm", "unknown", "random", "clear")
 
 
-def fits(at: Stamp, transit: Transit, options: SideOptions) -> bool:
-    """Return whether a part of that moment can be this vehicle's."""
-    gap_s = options.max_gap_s
-    from_start_s = at.since_s(transit.started)
-    from_end_s = None if transit.ended is None else at.since_s(transit.ended)
-    match options.relation:
-        case "before":
-            return -gap_s <= from_start_s <= 0
-        case "during":
-            return from_start_s >= -gap_s and (from_end_s is None or from_end_s <= gap_s)
-        case "after":
-            return from_end_s is not None and 0 <= from_end_s <= gap_s
-
-
-def is_inside(at: Stamp, transit: Transit) -> bool:
-    """Return whether the moment lies between the vehicle's coming and its leaving."""
-    return at.since_s(transit.started) >= 0 and (
-        transit.ended is None or at.since_s(transit.ended) <= 0
-    )
-
-
-def claimants(turn: Turn, device: str, at: Stamp) -> tuple[frozenset[str], bool]:
-    """Return the passages that a part of that device and moment fits now, and whether inside.
-
-    With ``relation = "during"`` a vehicle that is inside at that moment has it before one that is
-    only near.
-    """
-    options = turn.rules.sides[device]
-    fitting = [t for t in turn.state.transits if fits(at, t, options)]
-    if options.relation == "during":
-        inside = [t for t in fitting if is_inside(at, t)]
-        if inside:
-            return frozenset(t.passage_id for t in inside), True
-    return frozenset(t.passage_id for t in fitting), False
-
-
-def likely_passage(turn: Turn, device: str) -> str | None:
-    """Return the one passage that a part of this moment fits, or None where it is not one."""
-    fitting, _ = claimants(turn, device, turn.stamp)
-    return next(iter(fitting)) if len(fitting) == 1 else None
-
-
 def last_moment(part: Part, options: SideOptions) -> Stamp:
     """Return until when a vehicle can still appear that the part fits."""
     return part.at if options.relation == "after" else part.at.forward(options.max_gap_s)
 
 
-def waiting_until(turn: Turn, transit: Transit) -> Stamp:
+def waiting_until(moment: Moment, transit: Transit) -> Stamp:
     """Return until when this sealed transit waits for parts that have not come."""
     assert transit.ended is not None
     until = transit.ended
-    for device, options in turn.rules.sides.items():
-        if options.relation == "before" or not turn.state.links.get(device, False):
+    for device, options in moment.rules.sides.items():
+        if options.relation == "before" or not moment.of(Links).up.get(device, False):
             continue
         if isinstance(options, ScaleOptions) and options.calibrating:
             continue
         has_part = any(
-            p.device == device and transit.passage_id in p.claimed_by for p in turn.state.parts
+            p.device == device and transit.passage_id in p.claimed_by
+            for p in moment.of(Vehicles).parts
         )
         if not has_part:
             deadline = transit.ended.forward(options.max_gap_s)
@@ -112,59 +85,59 @@ def waiting_until(turn: Turn, transit: Transit) -> Stamp:
     return until
 
 
-def seal(turn: Turn, transit: Transit) -> None:
+def seal(moment: Moment, transit: Transit) -> None:
     """No further occupancy can join: the vehicle has left, its alarms are cleared."""
-    transit = windows.finish(turn, spectra.finish(turn, transit))
-    uniformity.note(turn, transit)
-    source = event.source_of(turn, transit, _speed(transit, turn.rules))
-    alarms = tuple(cleared(turn, alarm, source) for alarm in transit.alarms)
-    put(turn, replace(transit, alarms=alarms, is_sealed=True, event=source))
-    turn.state.vehicles += 1
+    transit = windows.finish(moment, spectra.finish(moment, transit))
+    uniformity.note(moment, transit)
+    source = event.source_of(moment, transit, _speed(transit, moment.rules))
+    alarms = tuple(cleared(moment, alarm, source) for alarm in transit.alarms)
+    put(moment, replace(transit, alarms=alarms, is_sealed=True, event=source))
+    moment.of(Vehicles).passed += 1
 
 
-def publish(turn: Turn, transit: Transit) -> None:
+def publish(moment: Moment, transit: Transit) -> None:
     """Say the passage, or say it again with a higher ``rev`` where a part has changed it."""
-    composed = _compose(turn, transit)
+    composed = _compose(moment, transit)
     before = transit.published
     if before is not None and replace(composed, stamp=before.stamp, rev=before.rev) == before:
         return
     if before is not None:
         composed = replace(composed, rev=before.rev + 1)
-    turn.records.append(composed)
-    put(turn, replace(transit, published=composed))
+    moment.records.append(composed)
+    put(moment, replace(transit, published=composed))
 
 
-def revise(turn: Turn, parts_before: tuple[Part, ...]) -> None:
+def revise(moment: Moment, parts_before: tuple[Part, ...]) -> None:
     """Say again every published passage that a part has changed since."""
-    claim(turn)
-    declared.judge(turn)
-    if turn.state.parts is parts_before:
+    claim(moment)
+    declared.judge(moment)
+    if moment.of(Vehicles).parts is parts_before:
         return
-    for transit in turn.state.transits:
-        told = tell_identity(turn, transit)
+    for transit in moment.of(Vehicles).transits:
+        told = tell_identity(moment, transit)
         if told is not transit:
-            put(turn, told)
-    for transit in turn.state.transits:
+            put(moment, told)
+    for transit in moment.of(Vehicles).transits:
         if transit.published is not None:
-            publish(turn, transit)
-    for part in turn.state.parts:
+            publish(moment, transit)
+    for part in moment.of(Vehicles).parts:
         if part.orphan is not None:
-            publish_orphan(turn, part)
+            publish_orphan(moment, part)
 
 
-def claim(turn: Turn) -> None:
+def claim(moment: Moment) -> None:
     """Remember which vehicles each part has ever fitted."""
-    if not turn.state.parts:
+    if not moment.of(Vehicles).parts:
         return
-    parts = tuple(_claimed(turn, part) for part in turn.state.parts)
-    if any(new is not old for new, old in zip(parts, turn.state.parts, strict=True)):
-        turn.state.parts = parts
+    parts = tuple(_claimed(moment, part) for part in moment.of(Vehicles).parts)
+    if any(new is not old for new, old in zip(parts, moment.of(Vehicles).parts, strict=True)):
+        moment.of(Vehicles).parts = parts
 
 
-def _claimed(turn: Turn, part: Part) -> Part:
+def _claimed(moment: Moment, part: Part) -> Part:
     if part.orphan is not None:
         return part
-    fitting, inside = claimants(turn, part.device, part.at)
+    fitting, inside = claimants(moment, part.device, part.at)
     if inside and not part.is_inside:
         return replace(part, claimed_by=fitting, is_inside=True)
     if part.is_inside and not inside:
@@ -174,16 +147,16 @@ def _claimed(turn: Turn, part: Part) -> Part:
     return replace(part, claimed_by=part.claimed_by | fitting)
 
 
-def publish_orphan(turn: Turn, part: Part) -> None:
+def publish_orphan(moment: Moment, part: Part) -> None:
     """Give a part that fits no vehicle a passage of its own, or say that passage again."""
-    passage_id = part.orphan.passage_id if part.orphan else turn.new_id("p")
+    passage_id = part.orphan.passage_id if part.orphan else moment.new_id("p")
     scale = part.content if isinstance(part.content, ScalePart) else None
     metal = part.content if isinstance(part.content, MetalPart) else None
     identity = (part.content.kept,) if isinstance(part.content, Sighting) else ()
-    priority, reasons = _priority(turn.rules, None, scale, metal, ())
+    priority, reasons = _priority(moment.rules, None, scale, metal, ())
     passage = Passage(
-        stamp=turn.stamp,
-        lane=turn.rules.lane_id,
+        stamp=moment.stamp,
+        lane=moment.rules.lane_id,
         passage_id=passage_id,
         rev=1,
         started=part.at,
@@ -206,37 +179,38 @@ def publish_orphan(turn: Turn, part: Part) -> None:
         if replace(passage, stamp=before.stamp, rev=before.rev) == before:
             return
         passage = replace(passage, rev=before.rev + 1)
-    turn.records.append(passage)
-    turn.state.parts = tuple(
-        replace(p, orphan=passage) if p.serial == part.serial else p for p in turn.state.parts
+    moment.records.append(passage)
+    moment.of(Vehicles).parts = tuple(
+        replace(p, orphan=passage) if p.serial == part.serial else p
+        for p in moment.of(Vehicles).parts
     )
 
 
-def _compose(turn: Turn, transit: Transit) -> Passage:
+def _compose(moment: Moment, transit: Transit) -> Passage:
     """Return the passage as it stands now, with ``rev`` 1."""
     assert transit.ended is not None
-    own, ambiguous = _parts_of(turn, transit)
+    own, ambiguous = _parts_of(moment, transit)
     scales = [p.content for p in own if isinstance(p.content, ScalePart)]
     metals = [p.content for p in own if isinstance(p.content, MetalPart)]
     # Weighed again: the later weighing counts.
     scale = scales[-1] if scales else None
     metal = _joined(metals) if metals else None
     if scale is not None:
-        scale = declared.with_declaration(turn, scale, transit.passage_id)
-    rpm = _own_part(transit, turn.rules)
-    priority, reasons = _priority(turn.rules, transit, scale, metal, ambiguous)
+        scale = declared.with_declaration(moment, scale, transit.passage_id)
+    rpm = _own_part(transit, moment.rules)
+    priority, reasons = _priority(moment.rules, transit, scale, metal, ambiguous)
     alarm_ids = [a.alarm_id for a in transit.alarms]
     alarm_ids += [alarm_id for part in own for alarm_id in part.all_alarm_ids]
     return Passage(
-        stamp=turn.stamp,
-        lane=turn.rules.lane_id,
+        stamp=moment.stamp,
+        lane=moment.rules.lane_id,
         passage_id=transit.passage_id,
         rev=1,
         started=transit.started,
         ended=transit.ended,
         end_reason=transit.end_reason,
         direction=transit.direction,
-        speed_m_per_s=_speed(transit, turn.rules),
+        speed_m_per_s=_speed(transit, moment.rules),
         transit_id=transit.passage_id,
         priority=priority,
         reasons=reasons,
@@ -247,15 +221,15 @@ def _compose(turn: Turn, transit: Transit) -> Passage:
         metal=metal,
         spectral=transit.spectral,
         event=transit.event,
-        also=tuple(_rpm_part(share, turn.rules) for share in transit.also),
-        identity=tuple(s.kept for s in sightings_of(turn.state, transit.passage_id)),
+        also=tuple(_rpm_part(share, moment.rules) for share in transit.also),
+        identity=tuple(s.kept for s in sightings_of(moment.state, transit.passage_id)),
     )
 
 
-def _parts_of(turn: Turn, transit: Transit) -> tuple[list[Part], tuple[str, ...]]:
+def _parts_of(moment: Moment, transit: Transit) -> tuple[list[Part], tuple[str, ...]]:
     """Return the parts that only this vehicle fits, and the devices with one that fits others."""
     own, ambiguous = [], set()
-    for part in turn.state.parts:
+    for part in moment.of(Vehicles).parts:
         if transit.passage_id not in part.claimed_by:
             continue
         if len(part.claimed_by) == 1:
@@ -386,13 +360,15 @@ def _is_unmeasured(transit: Transit, rules: LaneRules) -> bool:
     return transit.tally.gamma_cps is None
 
 
-def has_no_finding(turn: Turn, transit: Transit) -> bool:
+def has_no_finding(moment: Moment, transit: Transit) -> bool:
     """Return whether nothing at all speaks against a vehicle that has left the portal."""
-    _, reasons = _priority(turn.rules, transit, None, None, ())
-    theirs = (p.all_alarm_ids for p in turn.state.parts if transit.passage_id in p.claimed_by)
-    begun = [w.alarm for w in turn.state.walks.values()]
-    begun += [w.alarm for w in turn.state.weighings.values()]
-    begun += [r.alarm for r in turn.state.axle_runs.values()]
+    _, reasons = _priority(moment.rules, transit, None, None, ())
+    theirs = (
+        p.all_alarm_ids for p in moment.of(Vehicles).parts if transit.passage_id in p.claimed_by
+    )
+    begun = [w.alarm for w in moment.of(Metal).walks.values()]
+    begun += [w.alarm for w in moment.of(Weighings).weighings.values()]
+    begun += [r.alarm for r in moment.of(AxleRuns).axle_runs.values()]
     return not reasons and not any(theirs) and not any(begun)
 
 

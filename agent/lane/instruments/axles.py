@@ -11,30 +11,57 @@ OIML R 76-1 practice for static axle scales. Unconfirmed against the texts thems
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from agent.lane.alarms import Finding, cleared, raised
-from agent.lane.options import ScaleOptions
-from agent.lane.passage import likely_passage
-from agent.lane.state import AxleRun, Part, Turn
-from agent.records import Evidence, ScalePart
+from agent.lane.moment import Moment
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.state import Memory
+from agent.lane.vehicles import Part, Vehicles, likely_passage
+from agent.records import Alarm, Evidence, ScalePart, Stamp
 from drivers.readings import Weight
 
 SETTLE_S = 0.5
 """An axle must rest so long before its load is taken."""
 
 
-def on_weight(turn: Turn, device: str, weight: Weight) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxleRun:
+    """One vehicle rolling over an axle scale; ``began_at`` None: nobody is."""
+
+    began_at: Stamp | None = None
+    left_at: Stamp | None = None
+    """When the last axle left."""
+    is_loaded: bool = False
+    stable_since: Stamp | None = None
+    captured: Weight | None = None
+    """The resting load of the axle that stands on the platform."""
+    axles_kg: tuple[float, ...] = ()
+    zero_seen: bool = False
+    """The empty platform read zero since the last load."""
+    troubles: tuple[str, ...] = ()
+    alarm: Alarm | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class AxleRuns(Memory):
+    """What rolls over the lane's axle scales."""
+
+    axle_runs: Mapping[str, AxleRun] = field(default_factory=dict)
+
+
+def on_weight(moment: Moment, device: str, weight: Weight) -> None:
     """Take one indication of an axle scale."""
-    options = turn.rules.scales[device]
-    run = turn.state.axle_runs.get(device, AxleRun())
+    options = moment.rules.scales[device]
+    run = moment.of(AxleRuns).axle_runs.get(device, AxleRun())
     if weight.mass_kg is None or weight.range != "ok":
         run = _unusable(run, weight)
     elif weight.mass_kg < options.min_load_kg:
-        run = _empty(turn, options, run, weight)
+        run = _empty(moment, options, run, weight)
     else:
-        run = _loaded(turn, device, options, run, weight)
-    turn.state.axle_runs = {**turn.state.axle_runs, device: run}
+        run = _loaded(moment, device, options, run, weight)
+    moment.of(AxleRuns).axle_runs = {**moment.of(AxleRuns).axle_runs, device: run}
 
 
 def _unusable(run: AxleRun, weight: Weight) -> AxleRun:
@@ -45,7 +72,7 @@ def _unusable(run: AxleRun, weight: Weight) -> AxleRun:
     return replace(run, stable_since=None, troubles=troubles, zero_seen=False)
 
 
-def _empty(turn: Turn, options: ScaleOptions, run: AxleRun, weight: Weight) -> AxleRun:
+def _empty(moment: Moment, options: ScaleOptions, run: AxleRun, weight: Weight) -> AxleRun:
     assert weight.mass_kg is not None
     if run.is_loaded:
         if run.captured is None or run.captured.mass_kg is None:
@@ -53,35 +80,35 @@ def _empty(turn: Turn, options: ScaleOptions, run: AxleRun, weight: Weight) -> A
             run = replace(run, troubles=troubles)
         else:
             run = replace(run, axles_kg=(*run.axles_kg, run.captured.mass_kg))
-        run = replace(run, is_loaded=False, captured=None, left_at=turn.stamp, zero_seen=False)
+        run = replace(run, is_loaded=False, captured=None, left_at=moment.stamp, zero_seen=False)
     run = replace(run, stable_since=None)
     is_zero = weight.stable is not False and abs(weight.mass_kg) <= (options.e_kg or 0.0)
     return replace(run, zero_seen=True) if is_zero else run
 
 
 def _loaded(
-    turn: Turn, device: str, options: ScaleOptions, run: AxleRun, weight: Weight
+    moment: Moment, device: str, options: ScaleOptions, run: AxleRun, weight: Weight
 ) -> AxleRun:
     assert weight.mass_kg is not None
     if run.began_at is None:
         troubles = () if run.zero_seen else ("zero was not seen before the first axle",)
-        run = AxleRun(began_at=turn.stamp, troubles=troubles)
+        run = AxleRun(began_at=moment.stamp, troubles=troubles)
     run = replace(run, is_loaded=True)
     if weight.stable is not True:
         return replace(run, stable_since=None)
-    since = run.stable_since or turn.stamp
+    since = run.stable_since or moment.stamp
     run = replace(run, stable_since=since)
-    if run.captured is not None or turn.stamp.since_s(since) < SETTLE_S:
+    if run.captured is not None or moment.stamp.since_s(since) < SETTLE_S:
         return run
     run = replace(run, captured=weight)
     limit_kg = options.max_axle_kg
     if limit_kg is not None and weight.mass_kg > limit_kg and run.alarm is None:
         over = Evidence(test="max_axle", observed=weight.mass_kg, threshold=limit_kg, unit="kg")
-        run = _alarm(turn, device, run, over, f"axle {len(run.axles_kg) + 1} loads")
+        run = _alarm(moment, device, run, over, f"axle {len(run.axles_kg) + 1} loads")
     return run
 
 
-def _alarm(turn: Turn, device: str, run: AxleRun, evidence: Evidence, what: str) -> AxleRun:
+def _alarm(moment: Moment, device: str, run: AxleRun, evidence: Evidence, what: str) -> AxleRun:
     finding = Finding(
         kind="weight",
         source="agent",
@@ -91,13 +118,13 @@ def _alarm(turn: Turn, device: str, run: AxleRun, evidence: Evidence, what: str)
         text=f"{device}: {what} {evidence.observed:g} kg, over {evidence.threshold:g} kg",
         evidence=(evidence,),
     )
-    alarm = raised(turn, finding, turn.new_id("w"), likely_passage(turn, device))
+    alarm = raised(moment, finding, moment.new_id("w"), likely_passage(moment, device))
     return replace(run, alarm=alarm)
 
 
-def finish(turn: Turn, device: str) -> None:
+def finish(moment: Moment, device: str) -> None:
     """No further axle came: sum what is valid, and make it a part that a vehicle can claim."""
-    run, options = turn.state.axle_runs[device], turn.rules.scales[device]
+    run, options = moment.of(AxleRuns).axle_runs[device], moment.rules.scales[device]
     if run.is_loaded:
         run = replace(run, troubles=(*run.troubles, "the last axle did not leave"))
     troubles = list(run.troubles)
@@ -106,13 +133,13 @@ def finish(turn: Turn, device: str) -> None:
     if options.axles is not None and len(run.axles_kg) != options.axles:
         troubles.append(f"{len(run.axles_kg)} axles where {options.axles} are declared")
     total_kg = None if troubles else sum(run.axles_kg)
-    limit_kg = turn.rules.lane.max_gross_kg
+    limit_kg = moment.rules.lane.max_gross_kg
     if total_kg is not None and limit_kg is not None and total_kg > limit_kg and run.alarm is None:
         over = Evidence(test="max_gross", observed=total_kg, threshold=limit_kg, unit="kg")
-        run = _alarm(turn, device, run, over, f"{len(run.axles_kg)} axles weigh")
+        run = _alarm(moment, device, run, over, f"{len(run.axles_kg)} axles weigh")
     alarm_ids = () if run.alarm is None else (run.alarm.alarm_id,)
     if run.alarm is not None:
-        cleared(turn, run.alarm)
+        cleared(moment, run.alarm)
     assert run.began_at is not None
     content = ScalePart(
         device=device,
@@ -131,23 +158,23 @@ def finish(turn: Turn, device: str) -> None:
         invalid="; ".join(troubles) or None,
     )
     part = Part(
-        serial=turn.next_serial(),
+        serial=moment.next_serial(),
         device=device,
         at=run.began_at,
         content=content,
         alarm_ids=alarm_ids,
     )
-    turn.state.parts = (*turn.state.parts, part)
+    moment.of(Vehicles).parts = (*moment.of(Vehicles).parts, part)
     rest = AxleRun(zero_seen=run.zero_seen)
-    turn.state.axle_runs = {**turn.state.axle_runs, device: rest}
+    moment.of(AxleRuns).axle_runs = {**moment.of(AxleRuns).axle_runs, device: rest}
 
 
-def on_lost(turn: Turn, device: str) -> None:
+def on_lost(moment: Moment, device: str) -> None:
     """The scale was lost in the middle of a weighing: it is invalid, and says why."""
-    run = turn.state.axle_runs.get(device)
+    run = moment.of(AxleRuns).axle_runs.get(device)
     if run is None or run.began_at is None:
         return
     troubles = (*run.troubles, "the scale was lost")
     lost = replace(run, troubles=troubles, is_loaded=False)
-    turn.state.axle_runs = {**turn.state.axle_runs, device: lost}
-    finish(turn, device)
+    moment.of(AxleRuns).axle_runs = {**moment.of(AxleRuns).axle_runs, device: lost}
+    finish(moment, device)

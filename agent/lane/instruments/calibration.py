@@ -17,7 +17,7 @@ service twice that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import combinations
@@ -25,8 +25,12 @@ from statistics import median
 from typing import Literal, TypeVar
 
 from agent.lane.alarms import clear_standing, cleared, fault, set_standing, stand
-from agent.lane.options import ScaleCalibration, ScaleOptions
-from agent.lane.state import EmptyScale, Shown, Turn
+from agent.lane.instruments.axles import AxleRuns
+from agent.lane.instruments.weighing import Weighings
+from agent.lane.moment import Moment
+from agent.lane.options.scales import ScaleCalibration, ScaleOptions
+from agent.lane.state import Memory
+from agent.lane.vehicles import Vehicles
 from agent.records import Audit, Stamp
 from drivers.readings import Housekeeping, Weight
 
@@ -53,6 +57,40 @@ _STOPPED_BY_WORK = (
 """Faults that say nothing while somebody works at the scale."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptyScale:
+    """What the empty platform of a scale read between loads, oldest first.
+
+    ``samples`` [kg] are the latest; ``trend`` holds (monotonic µs, kg) at longer intervals.
+    """
+
+    at: Stamp | None = None
+    samples: tuple[float, ...] = ()
+    trend: tuple[tuple[int, float], ...] = ()
+    was_loaded: bool = False
+    """A load has come since the last sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a scale shows, and how many vehicles had passed when it began to show that."""
+
+    figure: tuple[object, ...]
+    vehicles: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Calibrations(Memory):
+    """What is watched of the lane's scales between vehicles."""
+
+    calibrating: frozenset[str] = frozenset()
+    """Scales whose weights are a test since this was last said."""
+    empty_scales: Mapping[str, EmptyScale] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    counters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """First value of each scale's own counter since its last calibration, by (device, name)."""
+
+
 def permissible_error_kg(
     load_kg: float, *, e_kg: float, accuracy_class: AccuracyClass, in_service: bool
 ) -> float | None:
@@ -71,47 +109,52 @@ def permissible_error_kg(
 # ------------------------------------------------------------------ work in progress
 
 
-def is_test(turn: Turn, device: str) -> bool:
+def is_test(moment: Moment, device: str) -> bool:
     """Return whether this scale is being worked at, and say where that has changed."""
-    is_now = turn.rules.scales[device].calibrating
-    if is_now != (device in turn.state.calibrating):
-        (_begin if is_now else _end)(turn, device)
+    is_now = moment.rules.scales[device].calibrating
+    if is_now != (device in moment.of(Calibrations).calibrating):
+        (_begin if is_now else _end)(moment, device)
     return is_now
 
 
-def on_stop(turn: Turn) -> None:
+def on_stop(moment: Moment) -> None:
     """Say of each calibration in progress that nobody watches it any more."""
-    for device in sorted(turn.state.calibrating):
-        _end(turn, device, reason="agent_stop")
+    for device in sorted(moment.of(Calibrations).calibrating):
+        _end(moment, device, reason="agent_stop")
 
 
-def _begin(turn: Turn, device: str) -> None:
-    for standing in (turn.state.weighings.get(device), turn.state.axle_runs.get(device)):
+def _begin(moment: Moment, device: str) -> None:
+    for standing in (
+        moment.of(Weighings).weighings.get(device),
+        moment.of(AxleRuns).axle_runs.get(device),
+    ):
         if standing is not None and standing.alarm is not None:
-            cleared(turn, standing.alarm)
-    turn.state.weighings = _without(turn.state.weighings, device)
-    turn.state.axle_runs = _without(turn.state.axle_runs, device)
-    turn.state.empty_scales = _without(turn.state.empty_scales, device)
-    turn.state.shown = _without(turn.state.shown, device)
+            cleared(moment, standing.alarm)
+    moment.of(Weighings).weighings = _without(moment.of(Weighings).weighings, device)
+    moment.of(AxleRuns).axle_runs = _without(moment.of(AxleRuns).axle_runs, device)
+    moment.of(Calibrations).empty_scales = _without(moment.of(Calibrations).empty_scales, device)
+    moment.of(Calibrations).shown = _without(moment.of(Calibrations).shown, device)
     for code in _STOPPED_BY_WORK:
-        clear_standing(turn, device, code)
+        clear_standing(moment, device, code)
     text = f"{device}: the scale is being calibrated; its weights are a test and make no passage"
-    stand(turn, fault(device, "calibration_in_progress", text, "notice"))
-    turn.state.calibrating |= {device}
-    _audit(turn, device, "begun")
+    stand(moment, fault(device, "calibration_in_progress", text, "notice"))
+    moment.of(Calibrations).calibrating |= {device}
+    _audit(moment, device, "begun")
 
 
-def _end(turn: Turn, device: str, *, reason: str | None = None) -> None:
-    clear_standing(turn, device, "calibration_in_progress")
-    turn.state.calibrating -= {device}
+def _end(moment: Moment, device: str, *, reason: str | None = None) -> None:
+    clear_standing(moment, device, "calibration_in_progress")
+    moment.of(Calibrations).calibrating -= {device}
     # Work at a scale moves its counters: what they are afterwards is heard anew.
-    kept = {key: count for key, count in turn.state.counters.items() if key[0] != device}
-    turn.state.counters = kept
-    _audit(turn, device, "ended", reason)
+    kept = {
+        key: count for key, count in moment.of(Calibrations).counters.items() if key[0] != device
+    }
+    moment.of(Calibrations).counters = kept
+    _audit(moment, device, "ended", reason)
 
 
-def _audit(turn: Turn, device: str, state: str, reason: str | None = None) -> None:
-    declared = turn.rules.scales[device].calibration or ScaleCalibration()
+def _audit(moment: Moment, device: str, state: str, reason: str | None = None) -> None:
+    declared = moment.rules.scales[device].calibration or ScaleCalibration()
     data: dict[str, object] = {
         "device": device,
         "state": state,
@@ -123,8 +166,8 @@ def _audit(turn: Turn, device: str, state: str, reason: str | None = None) -> No
         "calibration_counter": declared.calibration_counter,
         "configuration_counter": declared.configuration_counter,
     }
-    record = Audit(stamp=turn.stamp, kind="calibration", lane=turn.rules.lane_id, data=data)
-    turn.records.append(record)
+    record = Audit(stamp=moment.stamp, kind="calibration", lane=moment.rules.lane_id, data=data)
+    moment.records.append(record)
 
 
 def _without(mapping: Mapping[str, T], device: str) -> Mapping[str, T]:
@@ -134,30 +177,30 @@ def _without(mapping: Mapping[str, T], device: str) -> Mapping[str, T]:
 # ------------------------------------------------------------------ what is declared
 
 
-def on_housekeeping(turn: Turn, device: str, reading: Housekeeping) -> None:
+def on_housekeeping(moment: Moment, device: str, reading: Housekeeping) -> None:
     """Hold a scale's own counter against the declared one, or else the first one heard."""
-    options = turn.rules.scales.get(device)
+    options = moment.rules.scales.get(device)
     if options is None or reading.quantity not in _COUNTERS or options.calibrating:
         return
     key, count = (device, reading.quantity), int(reading.value)
-    if key not in turn.state.counters:
-        turn.state.counters = {**turn.state.counters, key: count}
+    if key not in moment.of(Calibrations).counters:
+        moment.of(Calibrations).counters = {**moment.of(Calibrations).counters, key: count}
     declared = getattr(options.calibration, reading.quantity, None)
-    known = turn.state.counters[key] if declared is None else declared
+    known = moment.of(Calibrations).counters[key] if declared is None else declared
     what = reading.quantity.replace("_", " ")
     text = (
         f"{device}: the {what} is {count} where {known} is known; find out who has been at the "
         "scale, and have it verified"
     )
-    set_standing(turn, fault(device, reading.quantity, text), active=count != known)
+    set_standing(moment, fault(device, reading.quantity, text), active=count != known)
 
 
-def _watch_due(turn: Turn, device: str, calibration: ScaleCalibration) -> None:
-    if calibration.due is None or turn.stamp.sync == "none":
+def _watch_due(moment: Moment, device: str, calibration: ScaleCalibration) -> None:
+    if calibration.due is None or moment.stamp.sync == "none":
         return  # a clock that nobody set may say any day
     text = f"{device}: the calibration was due on {calibration.due}; have the scale verified"
-    is_over = turn.stamp.utc_us >= end_of_day_us(calibration.due)
-    set_standing(turn, fault(device, "calibration_due", text), active=is_over)
+    is_over = moment.stamp.utc_us >= end_of_day_us(calibration.due)
+    set_standing(moment, fault(device, "calibration_due", text), active=is_over)
 
 
 @lru_cache(maxsize=64)
@@ -170,55 +213,55 @@ def end_of_day_us(day: str) -> int:
 # ------------------------------------------------------------------ between vehicles
 
 
-def watch(turn: Turn, device: str, weight: Weight) -> None:
+def watch(moment: Moment, device: str, weight: Weight) -> None:
     """Look at one indication for what it tells of the scale itself."""
-    options = turn.rules.scales[device]
+    options = moment.rules.scales[device]
     if options.calibration is not None:
-        _watch_due(turn, device, options.calibration)
+        _watch_due(moment, device, options.calibration)
     if options.frozen_after_vehicles is not None:
-        _watch_frozen(turn, device, options.frozen_after_vehicles, weight)
+        _watch_frozen(moment, device, options.frozen_after_vehicles, weight)
     if options.zero_limit_kg is not None or options.zero_slope_limit_kg_per_h is not None:
-        _watch_zero(turn, device, options, weight)
+        _watch_zero(moment, device, options, weight)
 
 
-def _watch_frozen(turn: Turn, device: str, limit: int, weight: Weight) -> None:
+def _watch_frozen(moment: Moment, device: str, limit: int, weight: Weight) -> None:
     figure = (weight.value, weight.unit, weight.range, weight.mode, weight.stable)
-    shown = turn.state.shown.get(device)
+    shown = moment.of(Calibrations).shown.get(device)
     if shown is None or shown.figure != figure:
-        new = Shown(figure=figure, vehicles=turn.state.vehicles)
-        turn.state.shown = {**turn.state.shown, device: new}
-        clear_standing(turn, device, "scale_frozen")
+        new = Shown(figure=figure, vehicles=moment.of(Vehicles).passed)
+        moment.of(Calibrations).shown = {**moment.of(Calibrations).shown, device: new}
+        clear_standing(moment, device, "scale_frozen")
         return
-    passed = turn.state.vehicles - shown.vehicles
+    passed = moment.of(Vehicles).passed - shown.vehicles
     if passed >= limit:
         text = (
             f"{device}: the figure {weight.value} {weight.unit} has not changed while {passed} "
             "vehicles passed; look at the scale's display and what reads it"
         )
-        stand(turn, fault(device, "scale_frozen", text))
+        stand(moment, fault(device, "scale_frozen", text))
 
 
-def _watch_zero(turn: Turn, device: str, options: ScaleOptions, weight: Weight) -> None:
+def _watch_zero(moment: Moment, device: str, options: ScaleOptions, weight: Weight) -> None:
     if weight.mass_kg is None or weight.range != "ok" or weight.mode == "tare":
         return
-    empty = turn.state.empty_scales.get(device, EmptyScale())
+    empty = moment.of(Calibrations).empty_scales.get(device, EmptyScale())
     if weight.mass_kg >= options.min_load_kg:
         if not empty.was_loaded:
-            _keep(turn, device, replace(empty, was_loaded=True))
+            _keep(moment, device, replace(empty, was_loaded=True))
         return
-    is_early = empty.at is not None and turn.stamp.since_s(empty.at) < SAMPLE_S
+    is_early = empty.at is not None and moment.stamp.since_s(empty.at) < SAMPLE_S
     if weight.stable is not True or (is_early and not empty.was_loaded):
         return
     samples = (*empty.samples, weight.mass_kg)[-SAMPLES:]
-    trend = _trend(empty.trend, turn.stamp, median(samples))
-    _keep(turn, device, EmptyScale(at=turn.stamp, samples=samples, trend=trend))
-    _judge_zero(turn, device, options, samples)
+    trend = _trend(empty.trend, moment.stamp, median(samples))
+    _keep(moment, device, EmptyScale(at=moment.stamp, samples=samples, trend=trend))
+    _judge_zero(moment, device, options, samples)
     if trend is not empty.trend:
-        _judge_slope(turn, device, options, trend)
+        _judge_slope(moment, device, options, trend)
 
 
-def _keep(turn: Turn, device: str, empty: EmptyScale) -> None:
-    turn.state.empty_scales = {**turn.state.empty_scales, device: empty}
+def _keep(moment: Moment, device: str, empty: EmptyScale) -> None:
+    moment.of(Calibrations).empty_scales = {**moment.of(Calibrations).empty_scales, device: empty}
 
 
 def _trend(
@@ -229,7 +272,9 @@ def _trend(
     return (*trend, (stamp.mono_us, zero_kg))[-TREND:]
 
 
-def _judge_zero(turn: Turn, device: str, options: ScaleOptions, samples: tuple[float, ...]) -> None:
+def _judge_zero(
+    moment: Moment, device: str, options: ScaleOptions, samples: tuple[float, ...]
+) -> None:
     if options.zero_limit_kg is None or len(samples) < SAMPLES:
         return
     zero_kg = median(samples)
@@ -238,7 +283,7 @@ def _judge_zero(turn: Turn, device: str, options: ScaleOptions, samples: tuple[f
         "clean it and set it to zero"
     )
     finding = fault(device, "zero_drift", text, "notice")
-    set_standing(turn, finding, active=abs(zero_kg) > options.zero_limit_kg)
+    set_standing(moment, finding, active=abs(zero_kg) > options.zero_limit_kg)
 
 
 def slope_kg_per_h(trend: tuple[tuple[int, float], ...]) -> float | None:
@@ -254,7 +299,7 @@ def slope_kg_per_h(trend: tuple[tuple[int, float], ...]) -> float | None:
 
 
 def _judge_slope(
-    turn: Turn, device: str, options: ScaleOptions, trend: tuple[tuple[int, float], ...]
+    moment: Moment, device: str, options: ScaleOptions, trend: tuple[tuple[int, float], ...]
 ) -> None:
     limit = options.zero_slope_limit_kg_per_h
     slope = slope_kg_per_h(trend)
@@ -264,4 +309,4 @@ def _judge_slope(
         f"{device}: the empty platform creeps by {slope:+.1f} kg/h, more than {limit:g} kg/h; look "
         "for snow, mud or water on it"
     )
-    set_standing(turn, fault(device, "zero_slope", text, "notice"), active=abs(slope) > limit)
+    set_standing(moment, fault(device, "zero_slope", text, "notice"), active=abs(slope) > limit)

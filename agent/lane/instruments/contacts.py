@@ -10,75 +10,108 @@ What a contact cannot say any more leaves its alarm standing.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from agent.lane import occupancy
-from agent.lane.alarms import Finding, clear_standing, fault, set_standing, stand
+from agent.lane.alarms import Finding, Standing, clear_standing, fault, set_standing, stand
 from agent.lane.instruments import metal_tests
-from agent.lane.options import ContactOptions
-from agent.lane.state import Presence, Turn
-from agent.records import Evidence
+from agent.lane.instruments.walks import Metal
+from agent.lane.moment import Moment
+from agent.lane.options.instruments import ContactOptions
+from agent.lane.state import Memory
+from agent.records import Evidence, Stamp
 from drivers.readings import Contact, VehiclePresence
 
 
-def on_contact(turn: Turn, device: str, reading: Contact) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """What the presence contacts of one module say together."""
+
+    occupied: bool | None = None
+    order: tuple[str, ...] = ()
+    """The contacts of this vehicle in the order in which they became active."""
+    cleared_at: Stamp | None = None
+    """When the last of them became inactive; None: one is active, or none has been yet."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Contacts(Memory):
+    """The lane's contacts."""
+
+    levels: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
+    """Each contact's level by (device, name); None: nobody can say."""
+    presences: Mapping[str, Presence] = field(default_factory=dict)
+
+
+def on_contact(moment: Moment, device: str, reading: Contact) -> None:
     """Take one contact; what it is for stands in the lane's rules."""
-    options = turn.rules.contacts.get(device)
+    options = moment.rules.contacts.get(device)
     if options is None:
         return
-    before = turn.state.contacts.get((device, reading.name))
-    turn.state.contacts = {**turn.state.contacts, (device, reading.name): reading.active}
-    if reading.name in options.presence:
-        _presence(turn, device, options, reading.name, rises=reading.active is True and not before)
-    elif reading.name in (*options.tamper, *options.door):
-        _opened(turn, device, options, reading)
-    elif reading.name in (options.barrier_closed, options.barrier_open):
-        _limits(turn, device, options)
-    elif reading.name in options.test_switches:
-        _switched(turn, device, reading.name, before=before, active=reading.active)
-
-
-def on_lost(turn: Turn, device: str) -> None:
-    """The module was lost: nobody can say any more what any of its contacts does."""
-    turn.state.contacts = {
-        key: None if key[0] == device else level for key, level in turn.state.contacts.items()
+    before = moment.of(Contacts).levels.get((device, reading.name))
+    moment.of(Contacts).levels = {
+        **moment.of(Contacts).levels,
+        (device, reading.name): reading.active,
     }
-    options = turn.rules.contacts[device]
+    if reading.name in options.presence:
+        _presence(
+            moment, device, options, reading.name, rises=reading.active is True and not before
+        )
+    elif reading.name in (*options.tamper, *options.door):
+        _opened(moment, device, options, reading)
+    elif reading.name in (options.barrier_closed, options.barrier_open):
+        _limits(moment, device, options)
+    elif reading.name in options.test_switches:
+        _switched(moment, device, reading.name, before=before, active=reading.active)
+
+
+def on_lost(moment: Moment, device: str) -> None:
+    """The module was lost: nobody can say any more what any of its contacts does."""
+    moment.of(Contacts).levels = {
+        key: None if key[0] == device else level
+        for key, level in moment.of(Contacts).levels.items()
+    }
+    options = moment.rules.contacts[device]
     for name in options.test_switches:
-        metal_tests.on_switch(turn, module=device, name=name, active=None)
+        metal_tests.on_switch(moment, module=device, name=name, active=None)
     if options.presence:
-        _presence(turn, device, options, "", rises=False)
+        _presence(moment, device, options, "", rises=False)
 
 
-def presence(turn: Turn, device: str, options: ContactOptions) -> bool | None:
+def presence(moment: Moment, device: str, options: ContactOptions) -> bool | None:
     """Return whether a vehicle stands on the presence contacts of a module; None: unknown."""
-    levels = [turn.state.contacts.get((device, name)) for name in options.presence]
+    levels = [moment.of(Contacts).levels.get((device, name)) for name in options.presence]
     if any(levels):
         return True
     return None if not levels or None in levels else False
 
 
-def _presence(turn: Turn, device: str, options: ContactOptions, name: str, *, rises: bool) -> None:
-    before = turn.state.presences.get(device, Presence())
-    occupied = presence(turn, device, options)
+def _presence(
+    moment: Moment, device: str, options: ContactOptions, name: str, *, rises: bool
+) -> None:
+    before = moment.of(Contacts).presences.get(device, Presence())
+    occupied = presence(moment, device, options)
     order = before.order
     cleared_at = before.cleared_at
     if rises:
-        is_new = cleared_at is None or (turn.stamp.since_s(cleared_at) > turn.rules.lane.join_gap_s)
+        is_new = cleared_at is None or (
+            moment.stamp.since_s(cleared_at) > moment.rules.lane.join_gap_s
+        )
         if is_new and before.occupied is not True:
             order = ()
         order = order if name in order else (*order, name)
     if occupied is True:
         cleared_at = None
     elif occupied is False and before.occupied is True:
-        cleared_at = turn.stamp
+        cleared_at = moment.stamp
     now = Presence(occupied=occupied, order=order, cleared_at=cleared_at)
-    turn.state.presences = {**turn.state.presences, device: now}
+    moment.of(Contacts).presences = {**moment.of(Contacts).presences, device: now}
     direction = _direction(options, order)
     if occupied is not before.occupied or direction != _direction(options, before.order):
         told = VehiclePresence(occupied=occupied, direction=direction)
-        occupancy.on_presence(turn, device, told)
+        occupancy.on_presence(moment, device, told)
 
 
 def _direction(options: ContactOptions, order: tuple[str, ...]) -> Literal["in", "out"] | None:
@@ -89,7 +122,7 @@ def _direction(options: ContactOptions, order: tuple[str, ...]) -> Literal["in",
     return "in" if first < second else "out"
 
 
-def _opened(turn: Turn, device: str, options: ContactOptions, reading: Contact) -> None:
+def _opened(moment: Moment, device: str, options: ContactOptions, reading: Contact) -> None:
     """Raise or clear the alarm of a door or cabinet, also of one that nobody has seen open."""
     what = "door_open" if reading.name in options.door else "tamper"
     finding = Finding(
@@ -103,35 +136,39 @@ def _opened(turn: Turn, device: str, options: ContactOptions, reading: Contact) 
         else f"{device}: the tamper contact {reading.name} is active",
     )
     if reading.active is not None:
-        set_standing(turn, finding, active=reading.active)
-    if reading.pulses and not reading.active and (device, finding.code) not in turn.state.standing:
+        set_standing(moment, finding, active=reading.active)
+    if (
+        reading.pulses
+        and not reading.active
+        and (device, finding.code) not in moment.of(Standing).standing
+    ):
         # Only its latched counter has seen it: it opened and closed between two reads.
         times = "once" if reading.pulses == 1 else f"{reading.pulses} times"
         counted = Evidence(test="latched_counter", observed=float(reading.pulses), unit="openings")
         text = f"{device}: {reading.name} was active {times} while nobody looked"
-        stand(turn, replace(finding, text=text, evidence=(counted,)))
-        clear_standing(turn, device, finding.code)
+        stand(moment, replace(finding, text=text, evidence=(counted,)))
+        clear_standing(moment, device, finding.code)
 
 
 def _switched(
-    turn: Turn, device: str, name: str, *, before: bool | None, active: bool | None
+    moment: Moment, device: str, name: str, *, before: bool | None, active: bool | None
 ) -> None:
     """The key switch of the metal detector's test: a level that is only said again is no news.
 
     A switch that was left on for too long stays so when its module comes back.
     """
-    is_left_on = (device, name) in turn.state.switches_left_on
+    is_left_on = (device, name) in moment.of(Metal).switches_left_on
     if active is before or (active and is_left_on):
         return
-    metal_tests.on_switch(turn, module=device, name=name, active=active)
+    metal_tests.on_switch(moment, module=device, name=name, active=active)
 
 
-def _limits(turn: Turn, device: str, options: ContactOptions) -> None:
+def _limits(moment: Moment, device: str, options: ContactOptions) -> None:
     """A barrier that is up and down at once has a broken limit switch."""
     names = (options.barrier_closed, options.barrier_open)
-    levels = [turn.state.contacts.get((device, name)) for name in names if name is not None]
+    levels = [moment.of(Contacts).levels.get((device, name)) for name in names if name is not None]
     text = (
         f"{device}: {names[0]} and {names[1]} are both active; check the barrier's limit switches"
     )
     is_both = len(levels) == 2 and all(levels)
-    set_standing(turn, fault(device, "barrier_limits", text), active=is_both)
+    set_standing(moment, fault(device, "barrier_limits", text), active=is_both)

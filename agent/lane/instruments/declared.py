@@ -22,8 +22,10 @@ from dataclasses import replace
 from typing import Literal
 
 from agent.lane.alarms import Finding, cleared, raised
-from agent.lane.options import ScaleOptions
-from agent.lane.state import Part, Sighting, Turn, sightings_of
+from agent.lane.instruments.weighing import Weighings
+from agent.lane.moment import Moment
+from agent.lane.options.scales import ScaleOptions
+from agent.lane.vehicles import Part, Sighting, Vehicles, sightings_of
 from agent.records import Alarm, DeclaredCheck, Evidence, ScalePart
 
 AccuracyClass = Literal["III", "IIII", "0.2", "0.5", "1", "2", "5", "10"]
@@ -88,9 +90,9 @@ def _not_judged(scale: ScalePart, options: ScaleOptions) -> str | None:
     return None
 
 
-def with_declaration(turn: Turn, scale: ScalePart, passage_id: str) -> ScalePart:
+def with_declaration(moment: Moment, scale: ScalePart, passage_id: str) -> ScalePart:
     """Return the scale's part with what was declared in this passage, and how it agrees."""
-    found = {s.declared_kg for s in sightings_of(turn.state, passage_id)} - {None}
+    found = {s.declared_kg for s in sightings_of(moment.state, passage_id)} - {None}
     if not found:
         return scale
     if len(found) > 1:
@@ -101,21 +103,21 @@ def with_declaration(turn: Turn, scale: ScalePart, passage_id: str) -> ScalePart
     return replace(
         scale,
         declared_kg=declared_kg,
-        declared_check=check(scale, declared_kg, turn.rules.scales[scale.device]),
+        declared_check=check(scale, declared_kg, moment.rules.scales[scale.device]),
     )
 
 
 # ------------------------------------------------------------------ the alarm
 
 
-def judge(turn: Turn) -> None:
+def judge(moment: Moment) -> None:
     """Raise, and clear, the alarms of weights that differ from what was declared."""
-    if not any(_is_judged(part) for part in turn.state.parts):
+    if not any(_is_judged(part) for part in moment.of(Vehicles).parts):
         return
-    newest = {part.device: part.serial for part in turn.state.parts}
-    parts = tuple(_judged(turn, p, newest[p.device]) for p in turn.state.parts)
-    if any(new is not old for new, old in zip(parts, turn.state.parts, strict=True)):
-        turn.state.parts = parts
+    newest = {part.device: part.serial for part in moment.of(Vehicles).parts}
+    parts = tuple(_judged(moment, p, newest[p.device]) for p in moment.of(Vehicles).parts)
+    if any(new is not old for new, old in zip(parts, moment.of(Vehicles).parts, strict=True)):
+        moment.of(Vehicles).parts = parts
 
 
 def _is_judged(part: Part) -> bool:
@@ -124,13 +126,13 @@ def _is_judged(part: Part) -> bool:
     return declares or part.declared_alarm is not None
 
 
-def _judged(turn: Turn, part: Part, newest: int) -> Part:
+def _judged(moment: Moment, part: Part, newest: int) -> Part:
     scale = part.content
     if not isinstance(scale, ScalePart) or len(part.claimed_by) != 1:
         return part
     (passage_id,) = part.claimed_by
-    options = turn.rules.scales[part.device]
-    judged = with_declaration(turn, scale, passage_id)
+    options = moment.rules.scales[part.device]
+    judged = with_declaration(moment, scale, passage_id)
     found = judged.declared_check
     differs = found is not None and found.result == "differs"
     alarm = part.declared_alarm
@@ -138,23 +140,23 @@ def _judged(turn: Turn, part: Part, newest: int) -> Part:
         is_over = not differs or part.serial != newest
         if not is_over or alarm.phase == "cleared":
             return part
-        return replace(part, declared_alarm=cleared(turn, alarm))
+        return replace(part, declared_alarm=cleared(moment, alarm))
     if found is None or not differs or options.declared_alarm == "off":
         return part
     is_above = found.difference_kg is not None and found.difference_kg > 0
-    if not is_above and _is_on_platform(turn, part):
+    if not is_above and _is_on_platform(moment, part):
         return part
-    return replace(part, declared_alarm=_alarm(turn, judged, found, passage_id))
+    return replace(part, declared_alarm=_alarm(moment, judged, found, passage_id))
 
 
-def _is_on_platform(turn: Turn, part: Part) -> bool:
-    weighing = turn.state.weighings.get(part.device)
+def _is_on_platform(moment: Moment, part: Part) -> bool:
+    weighing = moment.of(Weighings).weighings.get(part.device)
     return weighing is not None and weighing.is_loaded and weighing.part_serial == part.serial
 
 
-def _alarm(turn: Turn, scale: ScalePart, found: DeclaredCheck, passage_id: str) -> Alarm:
+def _alarm(moment: Moment, scale: ScalePart, found: DeclaredCheck, passage_id: str) -> Alarm:
     assert found.difference_kg is not None
-    options = turn.rules.scales[scale.device]
+    options = moment.rules.scales[scale.device]
     assert options.declared_alarm != "off"
     finding = Finding(
         kind="weight",
@@ -176,12 +178,12 @@ def _alarm(turn: Turn, scale: ScalePart, found: DeclaredCheck, passage_id: str) 
             ),
         ),
     )
-    return raised(turn, finding, turn.new_id("w"), passage_id)
+    return raised(moment, finding, moment.new_id("w"), passage_id)
 
 
-def let_go(turn: Turn, part: Part) -> Part:
+def let_go(moment: Moment, part: Part) -> Part:
     """Clear the alarm of a part that is forgotten; return the part without an open one."""
     alarm = part.declared_alarm
     if alarm is None or alarm.phase == "cleared":
         return part
-    return replace(part, declared_alarm=cleared(turn, alarm))
+    return replace(part, declared_alarm=cleared(moment, alarm))

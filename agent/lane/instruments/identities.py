@@ -10,16 +10,35 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from agent.lane.alarms import fault, set_standing
-from agent.lane.options import IdentityOptions
-from agent.lane.state import LastRead, Part, Sighting, Turn
-from agent.records import IdentityItem
+from agent.lane.moment import Moment
+from agent.lane.options.instruments import IdentityOptions
+from agent.lane.state import Memory
+from agent.lane.vehicles import Part, Sighting, Vehicles
+from agent.records import IdentityItem, Stamp
 from drivers.readings import Identity
 
 MOST_READ = 64
 """So many readings of one reader are kept at once; beyond, it reads what is no vehicle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRead:
+    """When a reader last read the same, and the part that was made of it."""
+
+    at: Stamp
+    serial: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Readers(Memory):
+    """What the lane's readers read lately."""
+
+    last_reads: Mapping[tuple[str, str, str], LastRead] = field(default_factory=dict)
+    """By (device, kind, value), oldest first; those that can still be repeated."""
 
 
 def token(key: bytes, kind: str, value: str) -> str:
@@ -31,45 +50,47 @@ def token(key: bytes, kind: str, value: str) -> str:
     return hmac.new(key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()
 
 
-def on_identity(turn: Turn, device: str, reading: Identity) -> None:
+def on_identity(moment: Moment, device: str, reading: Identity) -> None:
     """Take one reading: a new one is a part that a vehicle can claim, a repeat only lasts."""
-    options = turn.rules.readers.get(device)
+    options = moment.rules.readers.get(device)
     if options is None:
         return
     key = (device, reading.kind, reading.value)
-    reads = {k: r for k, r in turn.state.last_reads.items() if _may_repeat(turn, k[0], r)}
+    reads = {k: r for k, r in moment.of(Readers).last_reads.items() if _may_repeat(moment, k[0], r)}
     before = reads.pop(key, None)
-    sighting = _sighting(turn, device, options, reading)
+    sighting = _sighting(moment, device, options, reading)
     if before is None:
-        if not _has_room(turn, device):
+        if not _has_room(moment, device):
             return
-        serial = turn.next_serial()
-        part = Part(serial=serial, device=device, at=turn.stamp, content=sighting)
-        turn.state.parts = (*turn.state.parts, part)
+        serial = moment.next_serial()
+        part = Part(serial=serial, device=device, at=moment.stamp, content=sighting)
+        moment.of(Vehicles).parts = (*moment.of(Vehicles).parts, part)
     else:
         serial = before.serial
-        _better(turn, serial, sighting)
-    reads[key] = LastRead(at=turn.stamp, serial=serial)
-    turn.state.last_reads = reads
+        _better(moment, serial, sighting)
+    reads[key] = LastRead(at=moment.stamp, serial=serial)
+    moment.of(Readers).last_reads = reads
 
 
-def _has_room(turn: Turn, device: str) -> bool:
+def _has_room(moment: Moment, device: str) -> bool:
     """Return whether one more reading can be kept; none is a fault until one can be again."""
-    kept = sum(isinstance(p.content, Sighting) and p.device == device for p in turn.state.parts)
+    kept = sum(
+        isinstance(p.content, Sighting) and p.device == device for p in moment.of(Vehicles).parts
+    )
     text = (
         f"{device}: {kept} different readings within a few minutes, and no more are kept; check "
         "what stands before the reader, and its samples"
     )
-    set_standing(turn, fault(device, "too_many_readings", text), active=kept >= MOST_READ)
+    set_standing(moment, fault(device, "too_many_readings", text), active=kept >= MOST_READ)
     return kept < MOST_READ
 
 
-def _may_repeat(turn: Turn, device: str, read: LastRead) -> bool:
-    options = turn.rules.readers.get(device)
-    return options is not None and turn.stamp.since_s(read.at) <= options.debounce_s
+def _may_repeat(moment: Moment, device: str, read: LastRead) -> bool:
+    options = moment.rules.readers.get(device)
+    return options is not None and moment.stamp.since_s(read.at) <= options.debounce_s
 
 
-def _sighting(turn: Turn, device: str, options: IdentityOptions, reading: Identity) -> Sighting:
+def _sighting(moment: Moment, device: str, options: IdentityOptions, reading: Identity) -> Sighting:
     clear = IdentityItem(
         kind=reading.kind,
         value=reading.value,
@@ -80,19 +101,21 @@ def _sighting(turn: Turn, device: str, options: IdentityOptions, reading: Identi
     )
     kept = clear
     if options.identity_privacy == "token":
-        key = turn.rules.identity_key
+        key = moment.rules.identity_key
         made = None if key is None else token(key, reading.kind, reading.value)
         kept = replace(clear, value=None, token=made)
     return Sighting(clear=clear, kept=kept, declared_kg=reading.declared_kg)
 
 
-def _better(turn: Turn, serial: int, sighting: Sighting) -> None:
+def _better(moment: Moment, serial: int, sighting: Sighting) -> None:
     """Let a repeat that the reader is surer of take the place of what it repeats."""
-    for part in turn.state.parts:
+    for part in moment.of(Vehicles).parts:
         if part.serial != serial or not isinstance(part.content, Sighting):
             continue
         before, now = part.content.kept.confidence, sighting.kept.confidence
         if now is not None and (before is None or now > before):
             renewed = replace(part, content=sighting)
-            turn.state.parts = tuple(renewed if p is part else p for p in turn.state.parts)
+            moment.of(Vehicles).parts = tuple(
+                renewed if p is part else p for p in moment.of(Vehicles).parts
+            )
         return

@@ -8,37 +8,99 @@ fault until it is set back, for it voids the test certificate.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from agent.lane.alarms import Finding, cleared, fault, raised, set_standing
-from agent.lane.passage import likely_passage
-from agent.lane.state import Detector, MetalTest, Part, Turn, Walk
-from agent.records import MetalPart, MetalResult
+from agent.lane.moment import Moment
+from agent.lane.state import Memory
+from agent.lane.vehicles import Part, Vehicles, likely_passage
+from agent.records import Alarm, MetalPart, MetalResult, Stamp
 from drivers.readings import MetalAlarm, MetalPassages, MetalProgram
 
 
-def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """Persons and alarms at a metal detector that lie close together in time."""
+
+    at: Stamp
+    last: Stamp
+    persons: int = 0
+    alarms: int = 0
+    randoms: int = 0
+    directions: tuple[str, ...] = ()
+    alarm: Alarm | None = None
+    zones: tuple[str, ...] | None = None
+    """Where metal was found; None: the detector does not say."""
+    amplitude: float | None = None
+    amplitude_scale: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetalTest:
+    """The operational test of a metal detector that runs now, and what it has seen."""
+
+    started: Stamp
+    switch: tuple[str, str]
+    """The key switch (module, contact) that announced it, and whose release ends it."""
+    alarms: int = 0
+    passages: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """What is remembered of one metal detector between walks."""
+
+    risen_first: int = 0
+    """Alarms that only its contact has told so far, and not yet its counter."""
+    counted_first: int = 0
+    """Alarms that only its counter has told so far."""
+    is_counting: bool = False
+    """It counts its alarms, and none is missed though no contact tells the level."""
+    first: MetalProgram | None = None
+    """What it was set to when it was first heard."""
+    now: MetalProgram | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Metal(Memory):
+    """The lane's metal detectors: walks, levels, and operational tests."""
+
+    walks: Mapping[str, Walk] = field(default_factory=dict)
+    not_ready: frozenset[str] = frozenset()
+    """Metal detectors that say they are not ready, so a person without alarm is not "clear"."""
+    metal_levels: Mapping[str, bool | None] = field(default_factory=dict)
+    metal_detectors: Mapping[str, Detector] = field(default_factory=dict)
+    metal_tests: Mapping[str, MetalTest] = field(default_factory=dict)
+    """The tests that run now, by metal detector."""
+    metal_tested: Mapping[str, Stamp] = field(default_factory=dict)
+    """When each metal detector passed its last test, as long as that holds."""
+    switches_left_on: frozenset[tuple[str, str]] = frozenset()
+    """The test switches (module, contact) that were on for too long, until they fall."""
+
+
+def on_metal_alarm(moment: Moment, device: str, reading: MetalAlarm) -> None:
     """Take the alarm relay: say a new alarm at once, clear it when the relay falls."""
     # A random selection has its own relay or its own word: it never stands for one of metal.
     relay = _random(device) if reading.is_random else device
-    before = turn.state.metal_levels.get(relay)
+    before = moment.of(Metal).metal_levels.get(relay)
     if reading.active is not None or reading.pulses is None:
-        turn.state.metal_levels = {**turn.state.metal_levels, relay: reading.active}
+        moment.of(Metal).metal_levels = {**moment.of(Metal).metal_levels, relay: reading.active}
     if reading.active is None and not reading.pulses:  # None: lost; 0: counted, and none began
-        _remember(turn, relay, replace(_detector(turn, relay), is_counting=reading.pulses == 0))
+        _remember(moment, relay, replace(_detector(moment, relay), is_counting=reading.pulses == 0))
     is_rising = reading.active is True and before is not True
-    begun = _begun(turn, relay, reading.pulses, is_rising=is_rising)
-    test = turn.state.metal_tests.get(device)
+    begun = _begun(moment, relay, reading.pulses, is_rising=is_rising)
+    test = moment.of(Metal).metal_tests.get(device)
     if test is not None:
         found = 0 if reading.is_random else begun
-        _test_on(turn, device, replace(test, alarms=test.alarms + found))
+        _test_on(moment, device, replace(test, alarms=test.alarms + found))
         return
     if begun == 0:
-        _measure_on(turn, device, reading)
+        _measure_on(moment, device, reading)
         return
-    walk = _measured(_walk(turn, device), reading)
+    walk = _measured(_walk(moment, device), reading)
     if reading.is_random:
-        _put(turn, device, replace(walk, randoms=walk.randoms + begun))
+        _put(moment, device, replace(walk, randoms=walk.randoms + begun))
         return
     if walk.alarm is None:
         finding = Finding(
@@ -50,9 +112,9 @@ def on_metal_alarm(turn: Turn, device: str, reading: MetalAlarm) -> None:
             text=f"{device}: the metal detector reports an alarm",
         )
         walk = replace(
-            walk, alarm=raised(turn, finding, turn.new_id("m"), likely_passage(turn, device))
+            walk, alarm=raised(moment, finding, moment.new_id("m"), likely_passage(moment, device))
         )
-    _put(turn, device, replace(walk, alarms=walk.alarms + begun))
+    _put(moment, device, replace(walk, alarms=walk.alarms + begun))
 
 
 def _random(device: str) -> str:
@@ -60,19 +122,19 @@ def _random(device: str) -> str:
     return f"{device}:random"
 
 
-def _detector(turn: Turn, relay: str) -> Detector:
-    return turn.state.metal_detectors.get(relay, Detector())
+def _detector(moment: Moment, relay: str) -> Detector:
+    return moment.of(Metal).metal_detectors.get(relay, Detector())
 
 
-def _remember(turn: Turn, relay: str, detector: Detector) -> None:
-    turn.state.metal_detectors = {**turn.state.metal_detectors, relay: detector}
+def _remember(moment: Moment, relay: str, detector: Detector) -> None:
+    moment.of(Metal).metal_detectors = {**moment.of(Metal).metal_detectors, relay: detector}
 
 
-def _measure_on(turn: Turn, device: str, reading: MetalAlarm) -> None:
+def _measure_on(moment: Moment, device: str, reading: MetalAlarm) -> None:
     """Add what is only said while an alarm lasts to the walk it began in."""
-    walk = turn.state.walks.get(device)
+    walk = moment.of(Metal).walks.get(device)
     if walk is not None and walk.alarms and reading.active:
-        _put(turn, device, _measured(walk, reading))
+        _put(moment, device, _measured(walk, reading))
 
 
 def _measured(walk: Walk, reading: MetalAlarm) -> Walk:
@@ -88,7 +150,7 @@ def _measured(walk: Walk, reading: MetalAlarm) -> Walk:
     return replace(walk, amplitude=reading.amplitude, amplitude_scale=reading.amplitude_scale)
 
 
-def _begun(turn: Turn, relay: str, pulses: int | None, *, is_rising: bool) -> int:
+def _begun(moment: Moment, relay: str, pulses: int | None, *, is_rising: bool) -> int:
     """Return how many alarms began: each is seen at the contact, at its latched counter, or both.
 
     Whichever is read first says the alarm; the other's word for the same one is then not another.
@@ -96,7 +158,7 @@ def _begun(turn: Turn, relay: str, pulses: int | None, *, is_rising: bool) -> in
     """
     if pulses is None:
         return int(is_rising)
-    pairing = _detector(turn, relay)
+    pairing = _detector(moment, relay)
     begun = 0
     if is_rising and pulses == 0:
         if pairing.counted_first > 0:
@@ -107,43 +169,43 @@ def _begun(turn: Turn, relay: str, pulses: int | None, *, is_rising: bool) -> in
     else:
         told = min(pulses, pairing.risen_first)
         begun = pulses - told
-        ahead = 0 if is_rising or turn.state.metal_levels.get(relay) else begun
+        ahead = 0 if is_rising or moment.of(Metal).metal_levels.get(relay) else begun
         pairing = replace(
             pairing,
             risen_first=pairing.risen_first - told,
             counted_first=pairing.counted_first + ahead,
         )
-    _remember(turn, relay, pairing)
+    _remember(moment, relay, pairing)
     return begun
 
 
-def on_passages(turn: Turn, device: str, reading: MetalPassages) -> None:
+def on_passages(moment: Moment, device: str, reading: MetalPassages) -> None:
     """Count persons in and out."""
     counted = (("in", reading.entered or 0), ("out", reading.left or 0))
     persons = sum(n for _, n in counted)
     if persons == 0:
         return
-    test = turn.state.metal_tests.get(device)
+    test = moment.of(Metal).metal_tests.get(device)
     if test is not None:
-        _test_on(turn, device, replace(test, passages=test.passages + persons))
+        _test_on(moment, device, replace(test, passages=test.passages + persons))
         return
-    walk = _walk(turn, device)
+    walk = _walk(moment, device)
     new = tuple(side for side, n in counted if n and side not in walk.directions)
     walk = replace(walk, persons=walk.persons + persons, directions=walk.directions + new)
-    _put(turn, device, walk)
+    _put(moment, device, walk)
 
 
-def on_program(turn: Turn, device: str, reading: MetalProgram) -> None:
+def on_program(moment: Moment, device: str, reading: MetalProgram) -> None:
     """Keep what the detector is set to; another setting than the first stands as a fault."""
-    detector = _detector(turn, device)
+    detector = _detector(moment, device)
     now = _completed(reading, detector.now)
     first = _completed(detector.first, now)
-    _remember(turn, device, replace(detector, first=first, now=now))
+    _remember(moment, device, replace(detector, first=first, now=now))
     text = (
         f"{device}: the program changed from {_named(first)} to {_named(now)}, which voids the "
         "test certificate; set it back, or test the detector anew and restart the agent"
     )
-    set_standing(turn, fault(device, "program_changed", text), active=now != first)
+    set_standing(moment, fault(device, "program_changed", text), active=now != first)
 
 
 def _completed(said: MetalProgram | None, other: MetalProgram | None) -> MetalProgram:
@@ -160,37 +222,37 @@ def _named(program: MetalProgram) -> str:
     return f"{program.program or 'an unnamed one'}{sensitivity}"
 
 
-def on_ready(turn: Turn, device: str, *, is_ready: bool) -> None:
+def on_ready(moment: Moment, device: str, *, is_ready: bool) -> None:
     """Note whether the detector says that it is working."""
-    names = turn.state.not_ready
-    turn.state.not_ready = names - {device} if is_ready else names | {device}
+    names = moment.of(Metal).not_ready
+    moment.of(Metal).not_ready = names - {device} if is_ready else names | {device}
 
 
-def on_lost(turn: Turn, device: str) -> None:
+def on_lost(moment: Moment, device: str) -> None:
     """Forget the alarm contact's level: silence is unknown."""
     for relay in (device, _random(device)):
-        turn.state.metal_levels = {**turn.state.metal_levels, relay: None}
-        kept = _detector(turn, relay)
-        _remember(turn, relay, Detector(first=kept.first, now=kept.now))
+        moment.of(Metal).metal_levels = {**moment.of(Metal).metal_levels, relay: None}
+        kept = _detector(moment, relay)
+        _remember(moment, relay, Detector(first=kept.first, now=kept.now))
 
 
-def settle(turn: Turn, device: str) -> None:
+def settle(moment: Moment, device: str) -> None:
     """Expect no more at the contact what the counter has told: its pulse was too short."""
     for relay in (device, _random(device)):
-        _remember(turn, relay, replace(_detector(turn, relay), counted_first=0))
+        _remember(moment, relay, replace(_detector(moment, relay), counted_first=0))
 
 
-def finish(turn: Turn, device: str) -> None:
+def finish(moment: Moment, device: str) -> None:
     """Make a walk that is over a part that a vehicle can claim."""
-    walk = turn.state.walks[device]
-    turn.state.walks = {d: w for d, w in turn.state.walks.items() if d != device}
-    settle(turn, device)
+    walk = moment.of(Metal).walks[device]
+    moment.of(Metal).walks = {d: w for d, w in moment.of(Metal).walks.items() if d != device}
+    settle(moment, device)
     if walk.alarm is not None:
-        cleared(turn, walk.alarm)
-    now = _detector(turn, device).now
+        cleared(moment, walk.alarm)
+    now = _detector(moment, device).now
     content = MetalPart(
         device=device,
-        result=_result(turn, device, walk),
+        result=_result(moment, device, walk),
         persons=walk.persons,
         alarms=walk.alarms,
         directions=walk.directions,
@@ -202,36 +264,38 @@ def finish(turn: Turn, device: str) -> None:
     )
     alarm_ids = () if walk.alarm is None else (walk.alarm.alarm_id,)
     part = Part(
-        serial=turn.next_serial(),
+        serial=moment.next_serial(),
         device=device,
         at=walk.at,
         content=content,
         alarm_ids=alarm_ids,
     )
-    turn.state.parts = (*turn.state.parts, part)
+    moment.of(Vehicles).parts = (*moment.of(Vehicles).parts, part)
 
 
-def _result(turn: Turn, device: str, walk: Walk) -> MetalResult:
+def _result(moment: Moment, device: str, walk: Walk) -> MetalResult:
     if walk.alarms:
         return "alarm"
     if walk.randoms:
         return "random"
-    is_heard = turn.state.metal_levels.get(device) is not None
-    if device in turn.state.not_ready or not (is_heard or _detector(turn, device).is_counting):
+    is_heard = moment.of(Metal).metal_levels.get(device) is not None
+    if device in moment.of(Metal).not_ready or not (
+        is_heard or _detector(moment, device).is_counting
+    ):
         return "unknown"
     return "clear"
 
 
-def _walk(turn: Turn, device: str) -> Walk:
-    walk = turn.state.walks.get(device)
+def _walk(moment: Moment, device: str) -> Walk:
+    walk = moment.of(Metal).walks.get(device)
     if walk is None:
-        return Walk(at=turn.stamp, last=turn.stamp)
-    return replace(walk, last=turn.stamp)
+        return Walk(at=moment.stamp, last=moment.stamp)
+    return replace(walk, last=moment.stamp)
 
 
-def _test_on(turn: Turn, device: str, test: MetalTest) -> None:
-    turn.state.metal_tests = {**turn.state.metal_tests, device: test}
+def _test_on(moment: Moment, device: str, test: MetalTest) -> None:
+    moment.of(Metal).metal_tests = {**moment.of(Metal).metal_tests, device: test}
 
 
-def _put(turn: Turn, device: str, walk: Walk) -> None:
-    turn.state.walks = {**turn.state.walks, device: walk}
+def _put(moment: Moment, device: str, walk: Walk) -> None:
+    moment.of(Metal).walks = {**moment.of(Metal).walks, device: walk}

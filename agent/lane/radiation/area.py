@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.lane.alarms import Finding, clear_standing, latch, stand
-from agent.lane.occupancy import open_transit, put, tally_of, with_tally
-from agent.lane.state import Turn
+from agent.lane.moment import Moment
+from agent.lane.occupancy import tally_of, with_tally
+from agent.lane.vehicles import open_transit, put
 from agent.records import Evidence, Severity
 from drivers.readings import DeviceAlarm, DeviceNuclides, DoseRate, NuclideFound
 
@@ -20,12 +21,12 @@ FALLEN_SHARE = 0.8
 """Our dose rate alarm is cleared below so much of its limit, or it would flutter."""
 
 
-def on_device_alarm(turn: Turn, device: str, reading: DeviceAlarm) -> None:
+def on_device_alarm(moment: Moment, device: str, reading: DeviceAlarm) -> None:
     """Forward an alarm that the device decided by itself, inside an occupancy or not."""
     if not reading.active:
-        clear_standing(turn, device, reading.code)
+        clear_standing(moment, device, reading.code)
         return
-    is_tsa = device in turn.rules.portals and turn.rules.traits_of(device).rule == "tsa"
+    is_tsa = device in moment.rules.portals and moment.rules.traits_of(device).rule == "tsa"
     who = "portal" if is_tsa else "device"
     text = f"{device}: the {who} reports {reading.code.replace('_', ' ')} ({reading.detail})"
     severity: Severity = "critical" if reading.code in CRITICAL else "high"
@@ -37,31 +38,31 @@ def on_device_alarm(turn: Turn, device: str, reading: DeviceAlarm) -> None:
         device=device,
         text=text,
     )
-    say(turn, finding)
+    say(moment, finding)
 
 
-def say(turn: Turn, finding: Finding) -> None:
+def say(moment: Moment, finding: Finding) -> None:
     """Latch a finding for the vehicle that is inside, or let it stand where none is there."""
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is None:
-        stand(turn, finding)
+        stand(moment, finding)
     else:
-        put(turn, latch(turn, transit, finding))
+        put(moment, latch(moment, transit, finding))
 
 
-def on_dose_rate(turn: Turn, device: str, reading: DoseRate) -> None:
+def on_dose_rate(moment: Moment, device: str, reading: DoseRate) -> None:
     """Keep the highest of a passage, and raise our own alarm at the lane's limit."""
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is not None:
         tally = tally_of(transit, device)
         highest = max(reading.usv_per_h, tally.dose_rate_usv_per_h or 0.0)
         tally = replace(tally, dose_rate_usv_per_h=highest)
-        put(turn, with_tally(turn, transit, device, tally))
-    limit = turn.rules.lane.dose_rate_alarm_usv_per_h
+        put(moment, with_tally(moment, transit, device, tally))
+    limit = moment.rules.lane.dose_rate_alarm_usv_per_h
     if limit is None:
         return
     if reading.usv_per_h < FALLEN_SHARE * limit:
-        clear_standing(turn, device, "dose_rate")
+        clear_standing(moment, device, "dose_rate")
     if reading.usv_per_h < limit:
         return
     evidence = Evidence(
@@ -80,12 +81,12 @@ def on_dose_rate(turn: Turn, device: str, reading: DoseRate) -> None:
         text=f"{device}: {reading.usv_per_h:.3g} µSv/h is at or above {limit:g}: keep people away",
         evidence=(evidence,),
     )
-    say(turn, finding)
+    say(moment, finding)
 
 
-def on_nuclides(turn: Turn, device: str, reading: DeviceNuclides) -> None:
+def on_nuclides(moment: Moment, device: str, reading: DeviceNuclides) -> None:
     """Keep what a device identified during a passage, each nuclide at its surest."""
-    transit = open_transit(turn)
+    transit = open_transit(moment)
     if transit is None:
         return
     tally = tally_of(transit, device)
@@ -95,7 +96,7 @@ def on_nuclides(turn: Turn, device: str, reading: DeviceNuclides) -> None:
         if before is None or _confidence(nuclide) > _confidence(before):
             surest[nuclide.name] = nuclide
     tally = replace(tally, nuclides=tuple(surest.values()))
-    put(turn, with_tally(turn, transit, device, tally))
+    put(moment, with_tally(moment, transit, device, tally))
 
 
 def _confidence(nuclide: NuclideFound) -> float:

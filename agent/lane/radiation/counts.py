@@ -14,19 +14,12 @@ from functools import lru_cache
 
 from agent.analysis.counting.gross import groups_of, neutron_tail_p, nsigma, rounding_explains
 from agent.lane.alarms import Finding, clear_standing, latch, stand, worded_p
-from agent.lane.occupancy import (
-    background_of,
-    enter,
-    open_transit,
-    portal_of,
-    put,
-    put_portal,
-    tally_of,
-    unsealed_transit,
-    with_tally,
-)
-from agent.lane.options import LaneRules, RpmOptions
-from agent.lane.state import Portal, Tally, Transit, Turn
+from agent.lane.moment import Moment
+from agent.lane.occupancy import enter, tally_of, with_tally
+from agent.lane.options.portals import RpmOptions
+from agent.lane.options.rules import LaneRules
+from agent.lane.portals import Portal, background_of, portal_of, put_portal
+from agent.lane.vehicles import Tally, Transit, open_transit, put, unsealed_transit
 from agent.records import AlarmKind, Evidence
 from drivers.readings import GammaCounts, NeutronCounts, PortalSettings
 
@@ -75,34 +68,36 @@ def decision_of(portal: Portal, rules: LaneRules) -> Decision:
 # ------------------------------------------------------------------ gamma
 
 
-def on_gamma(turn: Turn, device: str, reading: GammaCounts) -> None:
+def on_gamma(moment: Moment, device: str, reading: GammaCounts) -> None:
     """Take one interval: tally it, forward the device's alarm, and judge it beside the device."""
-    transit = _transit_for(turn, device, is_alarm=reading.device_alarm)
-    if turn.rules.traits_of(device).rule == "tsa":
-        _by_tsa_rule(turn, device, transit, reading)
+    transit = _transit_for(moment, device, is_alarm=reading.device_alarm)
+    if moment.rules.traits_of(device).rule == "tsa":
+        _by_tsa_rule(moment, device, transit, reading)
     else:
-        _by_own_rule(turn, device, transit, reading)
+        _by_own_rule(moment, device, transit, reading)
 
 
-def _transit_for(turn: Turn, device: str, *, is_alarm: bool) -> Transit | None:
+def _transit_for(moment: Moment, device: str, *, is_alarm: bool) -> Transit | None:
     """Return the passage that counts belong to; None: nothing is there.
 
     The counts of a TSA controller, which sends them only then, mean a vehicle. A second portal
     further on may alarm when the first is free already.
     """
-    is_counting_only_then = turn.rules.traits_of(device).presence == "counts"
-    if device == turn.rules.teller and is_counting_only_then:
-        return enter(turn)
+    is_counting_only_then = moment.rules.traits_of(device).presence == "counts"
+    if device == moment.rules.teller and is_counting_only_then:
+        return enter(moment)
     if is_alarm or is_counting_only_then:
-        return unsealed_transit(turn)
-    return open_transit(turn)
+        return unsealed_transit(moment)
+    return open_transit(moment)
 
 
-def _by_tsa_rule(turn: Turn, device: str, transit: Transit | None, reading: GammaCounts) -> None:
-    portal = portal_of(turn, device)
-    decision = decision_of(portal, turn.rules)
+def _by_tsa_rule(
+    moment: Moment, device: str, transit: Transit | None, reading: GammaCounts
+) -> None:
+    portal = portal_of(moment, device)
+    decision = decision_of(portal, moment.rules)
     window = (*portal.window, reading.counts)[-decision.intervals :]
-    put_portal(turn, replace(portal, window=window))
+    put_portal(moment, replace(portal, window=window))
     sums = tuple(map(sum, zip(*window, strict=True)))
     is_full = len(window) == decision.intervals
     background = portal.background
@@ -120,26 +115,28 @@ def _by_tsa_rule(turn: Turn, device: str, transit: Transit | None, reading: Gamm
     if reading.device_alarm:
         tally = replace(tally, device_gamma=True)
     if transit is not None:
-        transit = with_tally(turn, transit, device, tally)
+        transit = with_tally(moment, transit, device, tally)
     if reading.device_alarm:
-        transit = _say(turn, transit, _tsa_finding(turn, device, decision, sums, found))
+        transit = _say(moment, transit, _tsa_finding(moment, device, decision, sums, found))
     # The line has no checksum: one flipped bit must not drive people away, two intervals may.
     both = map(min, reading.counts, portal.window[-1]) if portal.window else ()
     rates = tuple(c / reading.real_time_s for c in both)
-    if rates and max(rates) >= turn.rules.lane.over_range_cps:
-        transit = _say(turn, transit, over_range(turn, device, named_rates(turn, device, rates)))
+    if rates and max(rates) >= moment.rules.lane.over_range_cps:
+        transit = _say(
+            moment, transit, over_range(moment, device, named_rates(moment, device, rates))
+        )
     if transit is not None:
-        put(turn, transit)
+        put(moment, transit)
     if not reading.device_alarm:
-        clear_standing(turn, device, "n_sigma")
+        clear_standing(moment, device, "n_sigma")
 
 
-def _say(turn: Turn, transit: Transit | None, finding: Finding) -> Transit | None:
+def _say(moment: Moment, transit: Transit | None, finding: Finding) -> Transit | None:
     """Latch a finding for the vehicle, or let it stand where none is there."""
     if transit is None:
-        stand(turn, finding)
+        stand(moment, finding)
         return None
-    return latch(turn, transit, finding)
+    return latch(moment, transit, finding)
 
 
 def _with_rates(tally: Tally, cps: float, rates: tuple[float, ...]) -> Tally:
@@ -185,7 +182,7 @@ def _larger(before: float | None, now: float) -> float:
 
 
 def _tsa_finding(
-    turn: Turn,
+    moment: Moment,
     device: str,
     decision: Decision,
     sums: tuple[int, ...],
@@ -193,19 +190,19 @@ def _tsa_finding(
 ) -> Finding:
     if found is None:
         text = f"{device}: the portal reports a gamma alarm (background unknown to us)"
-        return _portal_finding(turn, device, "gamma", "n_sigma", text)
+        return _portal_finding(moment, device, "gamma", "n_sigma", text)
     z, group = found
-    background = portal_of(turn, device).background.gamma_cps
+    background = portal_of(moment, device).background.gamma_cps
     assert background is not None
     observed = sum(sums[d] for d in group)
     expected = sum(background[d] for d in group) * decision.window_s
-    names = tuple(turn.rules.portals[device].detector(d) for d in group)
+    names = tuple(moment.rules.portals[device].detector(d) for d in group)
     text = (
         f"{device}: the portal reports a gamma alarm; recomputed {z:.1f} sigma on "
         f"detectors {'+'.join(names)} ({observed} counts against {expected:.0f} in "
         f"{decision.window_s:g} s)"
     )
-    finding = _portal_finding(turn, device, "gamma", "n_sigma", text)
+    finding = _portal_finding(moment, device, "gamma", "n_sigma", text)
     evidence = Evidence(
         test="n_sigma",
         observed=float(observed),
@@ -218,7 +215,7 @@ def _tsa_finding(
     return replace(finding, evidence=(evidence,), detectors=names)
 
 
-def _portal_finding(turn: Turn, device: str, kind: AlarmKind, code: str, text: str) -> Finding:
+def _portal_finding(moment: Moment, device: str, kind: AlarmKind, code: str, text: str) -> Finding:
     """Return a high finding of the portal's own decision."""
     return Finding(
         kind=kind,
@@ -227,16 +224,16 @@ def _portal_finding(turn: Turn, device: str, kind: AlarmKind, code: str, text: s
         severity="high",
         device=device,
         text=text,
-        background=background_of(turn, device),
+        background=background_of(moment, device),
     )
 
 
-def over_range(turn: Turn, device: str, rates_cps: Mapping[str, float]) -> Finding:
+def over_range(moment: Moment, device: str, rates_cps: Mapping[str, float]) -> Finding:
     """Return the finding that keeps people away from a detector that counts so much.
 
     ``rates_cps``: of each detector by its name, "" for the only one of a device.
     """
-    limit = turn.rules.lane.over_range_cps
+    limit = moment.rules.lane.over_range_cps
     highest = max(rates_cps.values())
     over = tuple(name for name, rate in rates_cps.items() if rate >= limit and name)
     where = f" in detector {'+'.join(over)}" if over else ""
@@ -252,9 +249,9 @@ def over_range(turn: Turn, device: str, rates_cps: Mapping[str, float]) -> Findi
     )
 
 
-def named_rates(turn: Turn, device: str, rates_cps: Sequence[float]) -> dict[str, float]:
+def named_rates(moment: Moment, device: str, rates_cps: Sequence[float]) -> dict[str, float]:
     """Return the rates of a portal's detectors by what people call them."""
-    names = turn.rules.portals[device]
+    names = moment.rules.portals[device]
     return {names.detector(index): rate for index, rate in enumerate(rates_cps)}
 
 
@@ -291,9 +288,11 @@ def _excess(
     )
 
 
-def _by_own_rule(turn: Turn, device: str, transit: Transit | None, reading: GammaCounts) -> None:
-    portal = portal_of(turn, device)
-    put_portal(turn, replace(portal, window=(reading.counts,)))
+def _by_own_rule(
+    moment: Moment, device: str, transit: Transit | None, reading: GammaCounts
+) -> None:
+    portal = portal_of(moment, device)
+    put_portal(moment, replace(portal, window=(reading.counts,)))
     background, time_s = portal.background, reading.real_time_s
     told = _excess(reading.counts, background.gamma_cps, time_s)
     ours = _excess(reading.counts, background.reference_cps, time_s)
@@ -306,27 +305,27 @@ def _by_own_rule(turn: Turn, device: str, transit: Transit | None, reading: Gamm
         tally = replace(tally, sigma_reference=_larger(tally.sigma_reference, ours.sigma))
     tally = replace(tally, device_gamma=tally.device_gamma or reading.device_alarm)
     if transit is not None:
-        transit = with_tally(turn, transit, device, tally)
+        transit = with_tally(moment, transit, device, tally)
     best = told or ours
     if reading.device_alarm:
-        transit = _say(turn, transit, _own_finding(turn, portal, best, reading))
+        transit = _say(moment, transit, _own_finding(moment, portal, best, reading))
     else:
-        clear_standing(turn, device, "device_gamma")
-    transit = _alarm_of_ours(turn, device, transit, best, time_s)
-    transit = _watch_over_range(turn, portal, transit, reading)
+        clear_standing(moment, device, "device_gamma")
+    transit = _alarm_of_ours(moment, device, transit, best, time_s)
+    transit = _watch_over_range(moment, portal, transit, reading)
     if transit is not None:
-        put(turn, transit)
+        put(moment, transit)
 
 
 def _own_finding(
-    turn: Turn, portal: Portal, excess: _Excess | None, reading: GammaCounts
+    moment: Moment, portal: Portal, excess: _Excess | None, reading: GammaCounts
 ) -> Finding:
     """Return the device's alarm with what we make of its counts beside it."""
     device, time_s = portal.device, reading.real_time_s
     seen = f"{sum(reading.counts)} counts in {time_s:g} s"
     if excess is None:
         text = f"{device}: the device reports a gamma alarm ({seen}, background unknown to us)"
-        return _portal_finding(turn, device, "gamma", "device_gamma", text)
+        return _portal_finding(moment, device, "gamma", "device_gamma", text)
     text = (
         f"{device}: the device reports a gamma alarm ({seen}, {excess.sigma:.1f} sigma above "
         "background by counting statistics)"
@@ -338,8 +337,8 @@ def _own_finding(
         if noise > 0:
             sigma = (excess.observed - excess.expected) / noise**0.5
             evidence.append(replace(evidence[0], test="device_variance", statistic=round(sigma, 6)))
-    finding = _portal_finding(turn, device, "gamma", "device_gamma", text)
-    names = tuple(turn.rules.portals[device].detector(d) for d in excess.group)
+    finding = _portal_finding(moment, device, "gamma", "device_gamma", text)
+    names = tuple(moment.rules.portals[device].detector(d) for d in excess.group)
     return replace(finding, evidence=tuple(evidence), detectors=names)
 
 
@@ -356,85 +355,85 @@ def _evidence(excess: _Excess, time_s: float, limit: float | None) -> Evidence:
 
 
 def _alarm_of_ours(
-    turn: Turn, device: str, transit: Transit | None, excess: _Excess | None, time_s: float
+    moment: Moment, device: str, transit: Transit | None, excess: _Excess | None, time_s: float
 ) -> Transit | None:
     """Raise our own gamma alarm for a device that decides nothing, where the lane's file asks."""
-    limit = turn.rules.portals[device].gamma_alarm_sigma
+    limit = moment.rules.portals[device].gamma_alarm_sigma
     if limit is None or excess is None:
         return transit
     if excess.sigma < FALLEN_SHARE * limit:
-        clear_standing(turn, device, "k_sigma")
+        clear_standing(moment, device, "k_sigma")
     if excess.sigma < limit:
         return transit
     text = (
         f"{device}: {excess.observed} counts in {time_s:g} s against {excess.expected:.0f} "
         f"expected, {excess.sigma:.1f} sigma"
     )
-    finding = _portal_finding(turn, device, "gamma", "k_sigma", text)
-    names = tuple(turn.rules.portals[device].detector(d) for d in excess.group)
+    finding = _portal_finding(moment, device, "gamma", "k_sigma", text)
+    names = tuple(moment.rules.portals[device].detector(d) for d in excess.group)
     evidence = (_evidence(excess, time_s, limit),)
     finding = replace(finding, source="agent", evidence=evidence, detectors=names)
-    return _say(turn, transit, finding)
+    return _say(moment, transit, finding)
 
 
 def _watch_over_range(
-    turn: Turn, portal: Portal, transit: Transit | None, reading: GammaCounts
+    moment: Moment, portal: Portal, transit: Transit | None, reading: GammaCounts
 ) -> Transit | None:
     """Say over-range in two intervals in a row, whether a vehicle is there or not."""
     before = portal.window[-1] if portal.window else ()
     both = map(min, reading.counts, before) if len(before) == len(reading.counts) else ()
     rates = tuple(c / reading.real_time_s for c in both)
-    is_over = bool(rates) and max(rates) >= turn.rules.lane.over_range_cps
+    is_over = bool(rates) and max(rates) >= moment.rules.lane.over_range_cps
     if is_over:
-        named = named_rates(turn, portal.device, rates)
-        return _say(turn, transit, over_range(turn, portal.device, named))
-    clear_standing(turn, portal.device, "over_range")
+        named = named_rates(moment, portal.device, rates)
+        return _say(moment, transit, over_range(moment, portal.device, named))
+    clear_standing(moment, portal.device, "over_range")
     return transit
 
 
 # ------------------------------------------------------------------ neutrons
 
 
-def on_neutron(turn: Turn, device: str, reading: NeutronCounts) -> None:
+def on_neutron(moment: Moment, device: str, reading: NeutronCounts) -> None:
     """Take one interval of neutrons: forward the device's alarm, and test the exact tail."""
-    transit = _transit_for(turn, device, is_alarm=reading.device_alarm)
-    portal = portal_of(turn, device)
+    transit = _transit_for(moment, device, is_alarm=reading.device_alarm)
+    portal = portal_of(moment, device)
     # Only a TSA controller's seconds are known to follow one another without overlap.
-    is_tsa = turn.rules.traits_of(device).rule == "tsa"
-    longest = turn.rules.lane.neutron_window_s if is_tsa else 1
+    is_tsa = moment.rules.traits_of(device).rule == "tsa"
+    longest = moment.rules.lane.neutron_window_s if is_tsa else 1
     neutrons = (*portal.neutrons, sum(reading.counts))[-longest:]
     portal = replace(portal, neutrons=neutrons)
-    put_portal(turn, portal)
+    put_portal(moment, portal)
     rate = neutrons[-1] / reading.real_time_s
     before = tally_of(transit, device)
     tally = replace(before, neutron_cps=_larger(before.neutron_cps, rate))
-    evidence = _neutron_evidence(portal, turn.rules, reading.real_time_s)
+    evidence = _neutron_evidence(portal, moment.rules, reading.real_time_s)
     if evidence is not None and evidence.p is not None:
         tally = replace(tally, neutron_p=min(evidence.p, tally.neutron_p or 1.0))
     if reading.device_alarm:
         tally = replace(tally, device_neutron=True)
     if transit is not None:
-        transit = with_tally(turn, transit, device, tally)
+        transit = with_tally(moment, transit, device, tally)
     given = () if evidence is None else (evidence,)
     if reading.device_alarm:
         text = (
             f"{device}: the portal reports a neutron alarm ({neutrons[-1]} counts in "
             f"{reading.real_time_s:g} s)"
         )
-        finding = _portal_finding(turn, device, "neutron", "device_neutron", text)
-        transit = _say(turn, transit, replace(finding, evidence=given))
+        finding = _portal_finding(moment, device, "neutron", "device_neutron", text)
+        transit = _say(moment, transit, replace(finding, evidence=given))
     else:
-        clear_standing(turn, device, "device_neutron")
+        clear_standing(moment, device, "device_neutron")
     if transit is None:
         return
-    if evidence is not None and evidence.p is not None and evidence.p < turn.rules.lane.neutron_p:
+    if evidence is not None and evidence.p is not None and evidence.p < moment.rules.lane.neutron_p:
         text = (
             f"{device}: {evidence.observed:g} neutrons in {evidence.window_s:g} s against "
             f"{evidence.expected:.1f} expected; chance gives as many with {worded_p(evidence.p)}"
         )
-        finding = _portal_finding(turn, device, "neutron", "poisson_tail", text)
-        transit = latch(turn, transit, replace(finding, source="agent", evidence=given))
-    put(turn, transit)
+        finding = _portal_finding(moment, device, "neutron", "poisson_tail", text)
+        transit = latch(moment, transit, replace(finding, source="agent", evidence=given))
+    put(moment, transit)
 
 
 def _neutron_evidence(portal: Portal, rules: LaneRules, real_time_s: float) -> Evidence | None:

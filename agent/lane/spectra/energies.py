@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from agent.analysis.energy.scale import polynomial_edges
-from agent.lane.alarms import fault, set_standing
+from agent.lane.alarms import Standing, fault, set_standing
 from agent.lane.instruments.calibration import end_of_day_us
+from agent.lane.moment import Moment
 from agent.lane.spectra.slices import Floats
-from agent.lane.state import Turn
 from drivers.readings import EnergyCalibration, GammaSpectrum
 
 DUE = "energy_calibration_due"
@@ -43,20 +43,20 @@ def edges_of(energy: EnergyCalibration | None, channels: int) -> Floats | None:
         return None
 
 
-def watch_due(turn: Turn, device: str, reading: GammaSpectrum) -> None:
+def watch_due(moment: Moment, device: str, reading: GammaSpectrum) -> None:
     """Make a scale of the lane's file whose last day is over a fault; it is used all the same."""
-    portal = turn.rules.portals.get(device)
+    portal = moment.rules.portals.get(device)
     energy = None if portal is None else portal.energy
     if energy is not None and energy.detector not in {"", reading.detector}:
         return
     until = None if energy is None else energy.valid_until
-    if until is not None and turn.stamp.sync == "none":
+    if until is not None and moment.stamp.sync == "none":
         return  # a clock that nobody set may say any day
-    is_over = until is not None and turn.stamp.utc_us >= end_of_day_us(until)
-    if is_over == ((device, DUE) in turn.state.standing):
+    is_over = until is not None and moment.stamp.utc_us >= end_of_day_us(until)
+    if is_over == ((device, DUE) in moment.of(Standing).standing):
         return
     text = (
         f"{device}: its energy calibration held until {until}; measure it anew with "
         "checkpointd calibrate energy"
     )
-    set_standing(turn, fault(device, DUE, text), active=is_over)
+    set_standing(moment, fault(device, DUE, text), active=is_over)

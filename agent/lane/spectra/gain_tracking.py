@@ -29,9 +29,13 @@ from agent.analysis.energy.gain import (
 )
 from agent.analysis.energy.scale import on_grid
 from agent.lane.alarms import fault, set_standing
-from agent.lane.options import SpectralRules
+from agent.lane.links import Links
+from agent.lane.moment import Moment
+from agent.lane.occupancy import Tellers
+from agent.lane.options.spectral import SpectralRules
+from agent.lane.spectra.memory import Crystals, GainTrack, Gathered, Scale, Spectra
 from agent.lane.spectra.slices import EmptyLane, Floats, Slice
-from agent.lane.state import GainTrack, Gathered, Scale, Spectra, Turn
+from agent.lane.vehicles import Vehicles
 from agent.records import Audit, DetectorGain, Stamp
 from drivers.readings import EnergyCalibration, GammaSpectrum
 
@@ -67,7 +71,7 @@ def scale_of(spectra: Spectra, detector: str) -> Scale:
 
 
 def on_interval(
-    turn: Turn,
+    moment: Moment,
     device: str,
     detector: str,
     reading: GammaSpectrum,
@@ -75,29 +79,29 @@ def on_interval(
     middle: Stamp,
 ) -> None:
     """Take one spectrum of one detector, and measure its gain where that is due."""
-    rules, spectra = turn.rules.spectral, turn.state.spectra
+    rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     assert rules is not None
     assert spectra is not None
-    portal = turn.rules.portals.get(device)
+    portal = moment.rules.portals.get(device)
     if rules.ground is None or portal is None or not portal.gain_tracking:
         if detector in spectra.gains:
-            _put(turn, device, {d: g for d, g in spectra.gains.items() if d != detector})
+            _put(moment, device, {d: g for d, g in spectra.gains.items() if d != detector})
         return
     followed = spectra.gains.get(detector)
     if followed is not None and _has_moved(followed.nominal_kev, nominal_kev):
         spectra, followed = _forgotten(spectra, detector), None
     if followed is None:
         followed = _begun(nominal_kev, middle.mono_us)
-    if not _is_empty(turn, spectra, middle.mono_us):
+    if not _is_empty(moment, spectra, middle.mono_us):
         followed = _emptied(followed, middle.mono_us)
-        turn.state.spectra = replace(spectra, gains={**spectra.gains, detector: followed})
+        moment.of(Crystals).spectra = replace(spectra, gains={**spectra.gains, detector: followed})
         return
     live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
     new = Gathered(counts=on_grid(reading.counts, nominal_kev, TRACKED_KEV), live_s=live_s)
     followed = _with(followed, new, middle.mono_us, rules.options.guard_s)
-    turn.state.spectra = replace(spectra, gains={**spectra.gains, detector: followed})
+    moment.of(Crystals).spectra = replace(spectra, gains={**spectra.gains, detector: followed})
     if _is_whole(followed) or _is_overdue(followed, middle.mono_us):
-        _judge(turn, device, detector, middle)
+        _judge(moment, device, detector, middle)
 
 
 def corrected(energy: EnergyCalibration | None, scale: Scale) -> EnergyCalibration | None:
@@ -141,23 +145,26 @@ def is_out_of_bounds(spectra: Spectra, detector: str) -> bool:
 # ------------------------------------------------------------------ what is gathered
 
 
-def _is_empty(turn: Turn, spectra: Spectra, at_us: int) -> bool:
+def _is_empty(moment: Moment, spectra: Spectra, at_us: int) -> bool:
     """Return whether somebody can tell of vehicles, and tells that none is or was just there."""
-    state, teller = turn.state, turn.rules.teller
+    state, teller = moment.state, moment.rules.teller
     if teller is None:
-        if not state.presence or any(sees is not False for sees in state.presence.values()):
+        if not state.of(Tellers).presence or any(
+            sees is not False for sees in state.of(Tellers).presence.values()
+        ):
             return False
-    elif not state.links.get(teller, False) or (
-        turn.rules.traits_of(teller).presence == "told" and state.presence.get(teller) is not False
+    elif not state.of(Links).up.get(teller, False) or (
+        moment.rules.traits_of(teller).presence == "told"
+        and state.of(Tellers).presence.get(teller) is not False
     ):
         return False
     left_us = spectra.left_us
-    for transit in state.transits:
+    for transit in state.of(Vehicles).transits:
         if transit.ended is None or not transit.is_sealed:
             return False
         left_us = max(left_us or 0, transit.ended.mono_us)
-    assert turn.rules.spectral is not None
-    guard_us = turn.rules.spectral.options.guard_s * 1e6
+    assert moment.rules.spectral is not None
+    guard_us = moment.rules.spectral.options.guard_s * 1e6
     return left_us is None or at_us >= left_us + guard_us
 
 
@@ -227,9 +234,9 @@ def _is_overdue(followed: GainTrack, at_us: int) -> bool:
 # ------------------------------------------------------------------ what it tells
 
 
-def _judge(turn: Turn, device: str, detector: str, middle: Stamp) -> None:
+def _judge(moment: Moment, device: str, detector: str, middle: Stamp) -> None:
     """Fit a sample that is whole and due; one that is whole too early makes room for a new one."""
-    rules, spectra = turn.rules.spectral, turn.state.spectra
+    rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     assert rules is not None
     assert spectra is not None
     before = spectra.gains[detector]
@@ -240,9 +247,11 @@ def _judge(turn: Turn, device: str, detector: str, middle: Stamp) -> None:
         now = _after(now, fit, middle, rules.options.gain_limit)
     if now.scale.gain != before.scale.gain or now.scale.offset_kev != before.scale.offset_kev:
         grid_kev = rules.shapes.library.edges_kev
-        turn.state.spectra = _carried_over(spectra, detector, before.scale, now.scale, grid_kev)
-        _audit(turn, device, detector, before.scale, now.scale)
-    _put(turn, device, {**spectra.gains, detector: now})
+        moment.of(Crystals).spectra = _carried_over(
+            spectra, detector, before.scale, now.scale, grid_kev
+        )
+        _audit(moment, device, detector, before.scale, now.scale)
+    _put(moment, device, {**spectra.gains, detector: now})
 
 
 def _fit(followed: GainTrack, rules: SpectralRules) -> GainFit:
@@ -282,7 +291,7 @@ def _step(before: Scale, now: Scale) -> float:
     return abs(moved) / _REFERENCE_KEV
 
 
-def _audit(turn: Turn, device: str, detector: str, before: Scale, now: Scale) -> None:
+def _audit(moment: Moment, device: str, detector: str, before: Scale, now: Scale) -> None:
     data: dict[str, object] = {
         "device": device,
         "detector": detector,
@@ -292,15 +301,17 @@ def _audit(turn: Turn, device: str, detector: str, before: Scale, now: Scale) ->
         "previous_gain": round(before.gain, 5),
         "previous_offset_kev": round(before.offset_kev, 2),
     }
-    turn.records.append(Audit(stamp=turn.stamp, kind="gain", lane=turn.rules.lane_id, data=data))
+    moment.records.append(
+        Audit(stamp=moment.stamp, kind="gain", lane=moment.rules.lane_id, data=data)
+    )
 
 
-def _put(turn: Turn, device: str, gains: dict[str, GainTrack]) -> None:
+def _put(moment: Moment, device: str, gains: dict[str, GainTrack]) -> None:
     """Put the tracks in their place, and say or take back what is wrong with the device's."""
-    spectra, rules = turn.state.spectra, turn.rules.spectral
+    spectra, rules = moment.of(Crystals).spectra, moment.rules.spectral
     assert spectra is not None
     assert rules is not None
-    turn.state.spectra = replace(spectra, gains=gains)
+    moment.of(Crystals).spectra = replace(spectra, gains=gains)
     own = {name: each for name, each in gains.items() if name.partition("/")[0] == device}
     out = {name: each.scale.gain for name, each in own.items() if each.out_by is not None}
     said = ", ".join(f"{name} ({100 * (gain - 1):+.1f} %)" for name, gain in out.items())
@@ -309,13 +320,13 @@ def _put(turn: Turn, device: str, gains: dict[str, GainTrack]) -> None:
         "its calibration and is not used; look at its high voltage and temperature, then run "
         "checkpointd calibrate energy"
     )
-    set_standing(turn, fault(device, "gain_out_of_bounds", text, "high"), active=bool(out))
+    set_standing(moment, fault(device, "gain_out_of_bounds", text, "high"), active=bool(out))
     unknown = [name for name, each in own.items() if each.failed >= FAILURES]
     text = (
         f"{device}: the empty lane's spectrum tells no gain of {', '.join(unknown)}; it is used on "
         "its last scale. Look for a source near the lane, and at crystal_cm in [spectral]"
     )
-    set_standing(turn, fault(device, "gain_unknown", text), active=bool(unknown))
+    set_standing(moment, fault(device, "gain_unknown", text), active=bool(unknown))
 
 
 # ------------------------------------------------------------------ from one scale to another

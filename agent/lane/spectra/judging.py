@@ -13,12 +13,13 @@ from agent.analysis.detection import learning, model
 from agent.analysis.detection.model import Model
 from agent.analysis.energy.scale import on_grid
 from agent.lane.alarms import fault, latch, set_standing
-from agent.lane.occupancy import put
+from agent.lane.moment import Moment
 from agent.lane.spectra import energies, gain_tracking
 from agent.lane.spectra import part as spectral_part
+from agent.lane.spectra.memory import Crystals, PassSpectra, Spectra
 from agent.lane.spectra.part import LEAST_BACKGROUND_S
 from agent.lane.spectra.slices import EmptyLane, Floats, Gathering, Slice
-from agent.lane.state import PassSpectra, Spectra, Transit, Turn
+from agent.lane.vehicles import Transit, Vehicles, put
 from agent.records import BackgroundQuality
 from drivers.readings import GammaSpectrum
 
@@ -36,12 +37,12 @@ MODEL_DRIFT = 0.15
 # ------------------------------------------------------------------ readings
 
 
-def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
+def on_spectrum(moment: Moment, device: str, reading: GammaSpectrum) -> None:
     """Put one detector's spectrum into its slice; one without energies is only said."""
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     if rules is None or reading.real_time_s > LONGEST_INTERVAL_S or reading.real_time_s <= 0:
         return  # a background that the device has summed by itself is no slice
-    energies.watch_due(turn, device, reading)
+    energies.watch_due(moment, device, reading)
     name = energies.detector_name(device, reading)
     energy = energies.energy_of(rules.energies, device, reading)
     edges = energies.edges_of(energy, len(reading.counts))
@@ -49,27 +50,29 @@ def on_spectrum(turn: Turn, device: str, reading: GammaSpectrum) -> None:
         f"{device}: the channels of {name} have no usable energies; set devices.{device}.energy "
         "(checkpointd calibrate energy measures it)"
     )
-    spectra = _told_energies(turn, name, is_known=edges is not None)
+    spectra = _told_energies(moment, name, is_known=edges is not None)
     # One fault a device: it stands until every detector of it that lacked energies has them.
     lacking = any(each.partition("/")[0] == device for each in spectra.without_energies)
-    set_standing(turn, fault(device, "energy_unknown", text, "high"), active=lacking)
+    set_standing(moment, fault(device, "energy_unknown", text, "high"), active=lacking)
     if edges is None:
         return
-    middle = turn.stamp.back(reading.age_s + 0.5 * reading.real_time_s)
+    middle = moment.stamp.back(reading.age_s + 0.5 * reading.real_time_s)
     live_s = reading.real_time_s if reading.live_time_s is None else reading.live_time_s
     live_s = min(live_s, reading.real_time_s)
-    gain_tracking.on_interval(turn, device, name, reading, edges, middle)
-    spectra = _known(turn)
+    gain_tracking.on_interval(moment, device, name, reading, edges, middle)
+    spectra = _known(moment)
     true_kev = gain_tracking.scale_of(spectra, name).true_kev(edges)
     on_common = on_grid(reading.counts, true_kev, rules.shapes.library.edges_kev)
     gathering = spectra.gathering.with_interval(name, on_common, live_s, middle.mono_us)
-    turn.state.spectra = _with_raw(turn, replace(spectra, gathering=gathering), device, reading)
-    while turn.state.spectra.gathering.whole():
-        close_slice(turn)
+    moment.of(Crystals).spectra = _with_raw(
+        moment, replace(spectra, gathering=gathering), device, reading
+    )
+    while _known(moment).gathering.whole():
+        close_slice(moment)
 
 
-def _fresh(turn: Turn) -> Spectra:
-    rules = turn.rules.spectral
+def _fresh(moment: Moment) -> Spectra:
+    rules = moment.rules.spectral
     assert rules is not None
     slice_us = round(rules.options.slice_s * 1e6)
     bins = len(rules.shapes.library.edges_kev) - 1
@@ -84,31 +87,32 @@ def _is_alike(spectra: Spectra, fresh: Spectra) -> bool:
     return is_same_grid and spectra.empty.memory_s == fresh.empty.memory_s
 
 
-def _known(turn: Turn) -> Spectra:
-    assert turn.state.spectra is not None
-    return turn.state.spectra
+def _known(moment: Moment) -> Spectra:
+    spectra = moment.of(Crystals).spectra
+    assert spectra is not None
+    return spectra
 
 
-def _told_energies(turn: Turn, name: str, *, is_known: bool) -> Spectra:
+def _told_energies(moment: Moment, name: str, *, is_known: bool) -> Spectra:
     """Remember whether the detector's channels have energies, and return the spectra."""
-    spectra, fresh = turn.state.spectra, _fresh(turn)
+    spectra, fresh = moment.of(Crystals).spectra, _fresh(moment)
     if spectra is None:
         spectra = fresh
     elif not _is_alike(spectra, fresh):  # options were exchanged
         spectra = replace(fresh, gains=spectra.gains, left_us=spectra.left_us)
     if is_known == (name in spectra.without_energies):
         spectra = replace(spectra, without_energies=spectra.without_energies ^ {name})
-    turn.state.spectra = spectra
+    moment.of(Crystals).spectra = spectra
     return spectra
 
 
-def _with_raw(turn: Turn, spectra: Spectra, device: str, reading: GammaSpectrum) -> Spectra:
+def _with_raw(moment: Moment, spectra: Spectra, device: str, reading: GammaSpectrum) -> Spectra:
     """Keep the spectrum as it came, for the event's own file: what is near a vehicle, bounded."""
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     assert rules is not None
-    raw = (*spectra.raw, (turn.stamp.back(reading.age_s), device, reading))
+    raw = (*spectra.raw, (moment.stamp.back(reading.age_s), device, reading))
     if spectra.passage is None:
-        oldest = turn.stamp.back(rules.options.guard_s + 2 * rules.options.slice_s)
+        oldest = moment.stamp.back(rules.options.guard_s + 2 * rules.options.slice_s)
         raw = tuple(each for each in raw if each[0].mono_us >= oldest.mono_us)
     elif raw[-1][0].since_s(raw[0][0]) > LONGEST_PASS_S:
         raw = raw[:-1]
@@ -118,34 +122,34 @@ def _with_raw(turn: Turn, spectra: Spectra, device: str, reading: GammaSpectrum)
 # ------------------------------------------------------------------ slices
 
 
-def close_slice(turn: Turn) -> None:
+def close_slice(moment: Moment) -> None:
     """Close the oldest slice: it is the vehicle's, or waits to become background."""
-    spectra = turn.state.spectra
+    spectra = moment.of(Crystals).spectra
     assert spectra is not None
     gathering, new = spectra.gathering.close()
     spectra = replace(spectra, gathering=gathering)
-    transit = _transit_at(turn, new)
+    transit = _transit_at(moment, new)
     if transit is None:
-        turn.state.spectra = _waiting(turn, spectra, new)
+        moment.of(Crystals).spectra = _waiting(moment, spectra, new)
         return
     if spectra.passage is None or spectra.passage.passage_id != transit.passage_id:
-        spectra = _begun(turn, spectra, transit)
+        spectra = _begun(moment, spectra, transit)
     # Its approach, or the gap between two halves of it.
     for each in spectra.waiting:
         spectra = _added(spectra, each)
-    turn.state.spectra = spectra = _added(replace(spectra, waiting=()), new)
-    _alarm_if_due(turn, transit)
+    moment.of(Crystals).spectra = spectra = _added(replace(spectra, waiting=()), new)
+    _alarm_if_due(moment, transit)
 
 
-def _transit_inside(turn: Turn) -> Transit | None:
+def _transit_inside(moment: Moment) -> Transit | None:
     """Return the last vehicle while it is not sealed."""
-    last = turn.state.transits[-1] if turn.state.transits else None
+    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
     return None if last is None or last.is_sealed else last
 
 
-def _transit_at(turn: Turn, new: Slice) -> Transit | None:
+def _transit_at(moment: Moment, new: Slice) -> Transit | None:
     """Return the vehicle whose slice it is, None where the lane was empty."""
-    transit = _transit_inside(turn)
+    transit = _transit_inside(moment)
     if transit is None or new.ended_us <= transit.started.mono_us:
         return None
     if transit.ended is not None and new.began_us >= transit.ended.mono_us:
@@ -153,15 +157,15 @@ def _transit_at(turn: Turn, new: Slice) -> Transit | None:
     return transit
 
 
-def _waiting(turn: Turn, spectra: Spectra, new: Slice) -> Spectra:
+def _waiting(moment: Moment, spectra: Spectra, new: Slice) -> Spectra:
     """Let the slice wait, and make background of what has waited long enough.
 
     What came so soon after a vehicle never does: it may still shine from behind.
     """
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     assert rules is not None
     waiting, empty, left_us = (*spectra.waiting, new), spectra.empty, spectra.left_us
-    last = turn.state.transits[-1] if turn.state.transits else None
+    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
     if last is not None and last.ended is not None:
         left_us = last.ended.mono_us
     guard_us = rules.options.guard_s * 1e6
@@ -173,12 +177,12 @@ def _waiting(turn: Turn, spectra: Spectra, new: Slice) -> Spectra:
     return replace(spectra, waiting=waiting, empty=empty, left_us=left_us)
 
 
-def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
+def _begun(moment: Moment, spectra: Spectra, transit: Transit) -> Spectra:
     """Begin a passage: the background is frozen."""
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     assert rules is not None
     known = spectra.empty.for_detectors(len(spectra.gathering.detectors))
-    passage = PassSpectra(passage_id=transit.passage_id, quality=_quality(turn, spectra.empty))
+    passage = PassSpectra(passage_id=transit.passage_id, quality=_quality(moment, spectra.empty))
     if known is not None:
         counts, live_s = known
         exposure_s = float(live_s.max())
@@ -188,21 +192,23 @@ def _begun(turn: Turn, spectra: Spectra, transit: Transit) -> Spectra:
         used &= [not gain_tracking.is_out_of_bounds(spectra, name) for name in names]
         passage = replace(passage, background=counts, background_s=live_s, used=used)
         if exposure_s >= LEAST_BACKGROUND_S and used.any():
-            spectra, lane_model = _model(turn, spectra, counts[used], live_s[used])
+            spectra, lane_model = _model(moment, spectra, counts[used], live_s[used])
             passage = replace(passage, stream=model.begin(lane_model), model=lane_model)
     return replace(spectra, passage=passage)
 
 
-def _quality(turn: Turn, empty: EmptyLane) -> BackgroundQuality:
+def _quality(moment: Moment, empty: EmptyLane) -> BackgroundQuality:
     apart = empty.parts_by()
     if apart is None or empty.live_s is None or float(empty.live_s.max()) < GOOD_BACKGROUND_S:
         return "learning"
-    return "suspect" if apart > turn.rules.lane.suspect_fraction else "good"
+    return "suspect" if apart > moment.rules.lane.suspect_fraction else "good"
 
 
-def _model(turn: Turn, spectra: Spectra, counts: Floats, live_s: Floats) -> tuple[Spectra, Model]:
+def _model(
+    moment: Moment, spectra: Spectra, counts: Floats, live_s: Floats
+) -> tuple[Spectra, Model]:
     """Return the model to judge with: the learned one, or one assumed for this background."""
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     assert rules is not None
     if rules.model is not None:
         return spectra, rules.model
@@ -235,20 +241,20 @@ def _added(spectra: Spectra, new: Slice) -> Spectra:
     return replace(spectra, passage=passage)
 
 
-def due_us(turn: Turn) -> int | None:
+def due_us(moment: Moment) -> int | None:
     """Return when the oldest open slice is closed at the latest; None: none is open."""
-    spectra = turn.state.spectra
+    spectra = moment.of(Crystals).spectra
     return None if spectra is None else spectra.gathering.due_us()
 
 
 # ------------------------------------------------------------------ what it comes to
 
 
-def _alarm_if_due(turn: Turn, transit: Transit) -> None:
+def _alarm_if_due(moment: Moment, transit: Transit) -> None:
     """Raise the alarm at the first crossing; it is named when the vehicle has left."""
-    spectra = turn.state.spectra
+    spectra = moment.of(Crystals).spectra
     assert spectra is not None
-    passage, rules = spectra.passage, turn.rules.spectral
+    passage, rules = spectra.passage, moment.rules.spectral
     if passage is None or passage.stream is None or passage.model is None or rules is None:
         return
     if passage.stream.seen % passage.model.look or passage.is_alarmed:
@@ -256,35 +262,35 @@ def _alarm_if_due(turn: Turn, transit: Transit) -> None:
     found = model.verdict(passage.model, passage.stream)
     if float(found.p) >= rules.options.false_alarm_rate:
         return
-    finding = spectral_part.finding(turn, found, None)
-    put(turn, latch(turn, transit, finding))
-    turn.state.spectra = replace(spectra, passage=replace(passage, is_alarmed=True))
+    finding = spectral_part.finding(moment, found, None)
+    put(moment, latch(moment, transit, finding))
+    moment.of(Crystals).spectra = replace(spectra, passage=replace(passage, is_alarmed=True))
 
 
-def finish(turn: Turn, transit: Transit) -> Transit:
+def finish(moment: Moment, transit: Transit) -> Transit:
     """Return the vehicle with what its spectra come to; its passage is then over."""
-    spectra, rules = turn.state.spectra, turn.rules.spectral
+    spectra, rules = moment.of(Crystals).spectra, moment.rules.spectral
     if spectra is None or rules is None:
         return transit
-    while spectra.gathering.open and _is_next_of(turn, transit):
-        close_slice(turn)
-        spectra = turn.state.spectra
+    while spectra.gathering.open and _is_next_of(moment, transit):
+        close_slice(moment)
+        spectra = moment.of(Crystals).spectra
         assert spectra is not None
-    transit = next(t for t in turn.state.transits if t.passage_id == transit.passage_id)
+    transit = next(t for t in moment.of(Vehicles).transits if t.passage_id == transit.passage_id)
     if transit.ended is not None:
-        turn.state.spectra = spectra = replace(spectra, left_us=transit.ended.mono_us)
+        moment.of(Crystals).spectra = spectra = replace(spectra, left_us=transit.ended.mono_us)
     passage = spectra.passage
     if passage is None or passage.passage_id != transit.passage_id:
         return transit
-    part, transit = spectral_part.made_of(turn, transit, passage)
-    turn.state.spectra = replace(
+    part, transit = spectral_part.made_of(moment, transit, passage)
+    moment.of(Crystals).spectra = replace(
         spectra, passage=None, finished=passage, raw=(), finished_raw=spectra.raw
     )
     return replace(transit, spectral=part)
 
 
-def _is_next_of(turn: Turn, transit: Transit) -> bool:
-    spectra = turn.state.spectra
+def _is_next_of(moment: Moment, transit: Transit) -> bool:
+    spectra = moment.of(Crystals).spectra
     assert spectra is not None
     number = min(spectra.gathering.open)
     return transit.ended is None or number * spectra.gathering.slice_us < transit.ended.mono_us

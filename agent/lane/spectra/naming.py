@@ -12,7 +12,7 @@ from agent.analysis.detection.score import FALL
 from agent.analysis.identification.courses import COMPONENT_SD, Passage, weighted
 from agent.analysis.identification.identify import Identification, identify
 from agent.analysis.identification.norm import NormDecision, norm_decision
-from agent.lane.options import SpectralRules
+from agent.lane.options.spectral import SpectralRules
 from agent.lane.spectra.slices import Floats
 from agent.records import Category, NuclideNamed
 

@@ -9,10 +9,12 @@ import numpy as np
 from agent.analysis.detection import model
 from agent.analysis.detection.model import STATISTICS, Verdict
 from agent.lane.alarms import Finding, latch, stated_p, worded_p
+from agent.lane.moment import Moment
 from agent.lane.spectra import gain_tracking, naming
+from agent.lane.spectra.memory import Crystals, PassSpectra, Spectra
 from agent.lane.spectra.naming import Named
 from agent.lane.spectra.slices import Floats, Slice
-from agent.lane.state import PassSpectra, Spectra, Transit, Turn
+from agent.lane.vehicles import Transit
 from agent.records import Evidence, Severity, SpectralPart
 
 LEAST_BACKGROUND_S = 10.0
@@ -40,9 +42,9 @@ def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
     return new.counts[used].sum(axis=0), expected
 
 
-def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[SpectralPart, Transit]:
+def made_of(moment: Moment, transit: Transit, passage: PassSpectra) -> tuple[SpectralPart, Transit]:
     """Return what the passage comes to, and the vehicle with its alarm."""
-    rules, spectra = turn.rules.spectral, turn.state.spectra
+    rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     assert rules is not None
     assert spectra is not None
     detectors = spectra.gathering.detectors
@@ -64,7 +66,7 @@ def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[Spectra
         background_s=None if exposure_s is None else round(exposure_s, 3),
         background_quality=passage.quality,
         calibration=rules.calibration,
-        gains=gain_tracking.used(spectra, detectors, transit.ended or turn.stamp),
+        gains=gain_tracking.used(spectra, detectors, transit.ended or moment.stamp),
     )
     if passage.stream is None or passage.model is None or not passage.slices:
         return part, transit
@@ -94,17 +96,18 @@ def made_of(turn: Turn, transit: Transit, passage: PassSpectra) -> tuple[Spectra
             extent_s=named.extent_s,
         )
     if is_alarm:
-        transit = latch(turn, transit, finding(turn, found, named))
+        transit = latch(moment, transit, finding(moment, found, named))
     return part, transit
 
 
-def finding(turn: Turn, found: Verdict, named: Named | None) -> Finding:
+def finding(moment: Moment, found: Verdict, named: Named | None) -> Finding:
     """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
-    rules = turn.rules.spectral
+    rules = moment.rules.spectral
     assert rules is not None
     p = stated_p(float(found.p))
     statistic = STATISTICS[int(found.statistic)]
-    detectors = turn.state.spectra.gathering.detectors if turn.state.spectra else ()
+    spectra = moment.of(Crystals).spectra
+    detectors = () if spectra is None else spectra.gathering.detectors
     device = detectors[0].partition("/")[0]
     names = () if named is None else tuple(n.name for n in named.nuclides)
     category = None if named is None else named.category

@@ -11,11 +11,15 @@ share their passages and are far from independent, so that it is much less.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from agent.analysis.detection.uniformity import holds_p
-from agent.lane.alarms import fault, set_standing
-from agent.lane.state import BenignPassages, Transit, Turn
+from agent.lane.alarms import Standing, fault, set_standing
+from agent.lane.moment import Moment
+from agent.lane.state import Memory
+from agent.lane.vehicles import Transit
 from agent.records import SpectralPart
 
 WINDOW = 500
@@ -27,17 +31,36 @@ RECOVERED = 1e-3
 CODE = "thresholds_not_holding"
 
 
-def note(turn: Turn, transit: Transit) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenignPassages:
+    """The last passages that nothing else speaks against, judged with the same thresholds.
+
+    ``thresholds``: which, by their calibration's name and the false-alarm rate. ``p``: the final
+    p-values, oldest first.
+    """
+
+    thresholds: tuple[str | None, float]
+    p: tuple[float, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Uniformity(Memory):
+    """The p-values of benign passages."""
+
+    benign: BenignPassages | None = None
+
+
+def note(moment: Moment, transit: Transit) -> None:
     """Take the passage of a vehicle that has left, and say whether the thresholds hold."""
     part = transit.spectral
     if part is None or part.p is None or not _is_benign(transit, part):
         return
     thresholds = (part.calibration, part.false_alarm_rate)
-    before = turn.state.benign
+    before = moment.of(Uniformity).benign
     p = before.p if before is not None and before.thresholds == thresholds else ()
     p = (*p, part.p)[-WINDOW:]
-    turn.state.benign = BenignPassages(thresholds=thresholds, p=p)
-    _judge(turn, part, p)
+    moment.of(Uniformity).benign = BenignPassages(thresholds=thresholds, p=p)
+    _judge(moment, part, p)
 
 
 def _is_benign(transit: Transit, part: SpectralPart) -> bool:
@@ -48,24 +71,24 @@ def _is_benign(transit: Transit, part: SpectralPart) -> bool:
     return not is_named and part.background_quality != "learning"
 
 
-def _learned_from(turn: Turn, part: SpectralPart) -> int | None:
+def _learned_from(moment: Moment, part: SpectralPart) -> int | None:
     """Return of how many passages the thresholds were learned; None: they are by formula."""
     if part.provisional:
         return None
-    for rules in (turn.rules.spectral, turn.rules.windows):
+    for rules in (moment.rules.spectral, moment.rules.windows):
         model = None if rules is None else rules.model
         if model is not None and model.together is not None:
             return model.together.passes
     return None
 
 
-def _judge(turn: Turn, part: SpectralPart, p: tuple[float, ...]) -> None:
+def _judge(moment: Moment, part: SpectralPart, p: tuple[float, ...]) -> None:
     device = part.devices[0]
     holds = 1.0
     if len(p) >= LEAST:
         rate = part.false_alarm_rate
-        holds = holds_p(np.array(p), rate, learned_from=_learned_from(turn, part))
-    stands = (device, CODE) in turn.state.standing
+        holds = holds_p(np.array(p), rate, learned_from=_learned_from(moment, part))
+    stands = (device, CODE) in moment.of(Standing).standing
     alarms = sum(each < part.false_alarm_rate for each in p)
     text = (
         f"{device}: the spectral thresholds do not hold any more ({alarms} of the last {len(p)} "
@@ -73,4 +96,4 @@ def _judge(turn: Turn, part: SpectralPart, p: tuple[float, ...]) -> None:
         "traffic, then run checkpointd calibrate threshold"
     )
     is_wrong = holds < (RECOVERED if stands else LIMIT)
-    set_standing(turn, fault(device, CODE, text), active=is_wrong)
+    set_standing(moment, fault(device, CODE, text), active=is_wrong)

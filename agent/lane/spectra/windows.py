@@ -7,21 +7,23 @@ Windows tell no nuclide: what is found is "unknown".
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from agent.analysis.detection import learning
 from agent.analysis.detection import model as detection
-from agent.analysis.detection.model import STATISTICS, Model, Verdict
+from agent.analysis.detection.model import STATISTICS, Model, Stream, Verdict
 from agent.analysis.sought import window_shapes
 from agent.lane.alarms import Finding, latch, stated_p, worded_p
-from agent.lane.occupancy import background_of, portal_of, put, unsealed_transit
-from agent.lane.options import WindowRules
+from agent.lane.moment import Moment
+from agent.lane.options.spectral import WindowRules
+from agent.lane.portals import background_of, portal_of
 from agent.lane.spectra.judging import LONGEST_PASS_S, MODEL_DRIFT
 from agent.lane.spectra.slices import Floats
-from agent.lane.state import PassWindows, Transit, Turn, Windows
-from agent.records import Evidence, SpectralPart
+from agent.lane.state import Memory
+from agent.lane.vehicles import Transit, put, unsealed_transit
+from agent.records import BackgroundQuality, Evidence, SpectralPart
 from drivers.readings import WindowBackground, WindowCounts
 
 BACKGROUND_S = 20.0
@@ -33,46 +35,86 @@ SAME_LENGTH = 0.01
 """An interval that is longer or shorter than the others by so much is left out."""
 
 
-def on_background(turn: Turn, device: str, reading: WindowBackground) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassWindows:
+    """The energy windows of one passage, and how they are judged.
+
+    ``background_cps`` (window,) is the portal's own before it came, averaged over
+    ``background_s``; ``stream`` None: nothing can be judged.
+    """
+
+    passage_id: str
+    quality: BackgroundQuality
+    background_cps: Floats | None = None
+    background_s: float | None = None
+    model: Model | None = None
+    calibration: str | None = None
+    stream: Stream | None = None
+    slices: int = 0
+    is_alarmed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """What is remembered of the portal that counts in energy windows."""
+
+    background_cps: tuple[float, ...] = ()
+    """The portal's own, said last; empty: none yet."""
+    early: tuple[tuple[int, WindowCounts], ...] = ()
+    """Intervals that came before any vehicle was told of, with the moment they came [µs]."""
+    passage: PassWindows | None = None
+    assumed: Model | None = None
+    """The model made without learning, for a background of ``assumed_cps``."""
+    assumed_cps: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class WindowMemory(Memory):
+    """The lane's energy windows."""
+
+    windows: Windows | None = None
+
+
+def on_background(moment: Moment, device: str, reading: WindowBackground) -> None:
     """Take the portal's own background; what it says while a vehicle is there is for the next."""
-    if _is_judged(turn, device):
-        turn.state.windows = replace(_held(turn), background_cps=reading.cps)
+    if _is_judged(moment, device):
+        moment.of(WindowMemory).windows = replace(_held(moment), background_cps=reading.cps)
 
 
-def on_counts(turn: Turn, device: str, reading: WindowCounts) -> None:
+def on_counts(moment: Moment, device: str, reading: WindowCounts) -> None:
     """Take one interval of windows: it is the vehicle's, or waits for one to be told of."""
-    if not _is_judged(turn, device) or reading.real_time_s <= 0:
+    if not _is_judged(moment, device) or reading.real_time_s <= 0:
         return
-    held, transit = _held(turn), unsealed_transit(turn)
-    now_us = turn.stamp.mono_us
+    held, transit = _held(moment), unsealed_transit(moment)
+    now_us = moment.stamp.mono_us
     early = tuple(each for each in held.early if now_us - each[0] <= EARLY_S * 1e6)
     if transit is None:
-        turn.state.windows = replace(held, early=(*early, (now_us, reading)))
+        moment.of(WindowMemory).windows = replace(held, early=(*early, (now_us, reading)))
         return
     if held.passage is None or held.passage.passage_id != transit.passage_id:
-        held = _begun(turn, held, transit, reading)
+        held = _begun(moment, held, transit, reading)
     for each in (*(one for _, one in early), reading):
         held = _with(held, each)
-    turn.state.windows = replace(held, early=())
-    _alarm_if_due(turn, transit)
+    moment.of(WindowMemory).windows = replace(held, early=())
+    _alarm_if_due(moment, transit)
 
 
-def _is_judged(turn: Turn, device: str) -> bool:
-    return turn.rules.windows is not None and turn.rules.windows.device == device
+def _is_judged(moment: Moment, device: str) -> bool:
+    return moment.rules.windows is not None and moment.rules.windows.device == device
 
 
-def _held(turn: Turn) -> Windows:
-    return turn.state.windows or Windows()
+def _held(moment: Moment) -> Windows:
+    return moment.of(WindowMemory).windows or Windows()
 
 
-def _begun(turn: Turn, held: Windows, transit: Transit, first: WindowCounts) -> Windows:
+def _begun(moment: Moment, held: Windows, transit: Transit, first: WindowCounts) -> Windows:
     """Begin a passage: the background is frozen."""
-    rules = turn.rules.windows
+    rules = moment.rules.windows
     assert rules is not None
-    settings = portal_of(turn, rules.device).settings
+    settings = portal_of(moment, rules.device).settings
     told_s = settings.background_s if settings else None
     passage = PassWindows(
-        passage_id=transit.passage_id, quality=background_of(turn, rules.device).quality
+        passage_id=transit.passage_id, quality=background_of(moment, rules.device).quality
     )
     cps = np.array(held.background_cps, dtype=float)
     if len(cps) != len(first.counts) or cps.sum() <= 0:
@@ -132,9 +174,9 @@ def _with(held: Windows, reading: WindowCounts) -> Windows:
 # ------------------------------------------------------------------ what it comes to
 
 
-def _alarm_if_due(turn: Turn, transit: Transit) -> None:
+def _alarm_if_due(moment: Moment, transit: Transit) -> None:
     """Raise the alarm at the first crossing, before the vehicle has left."""
-    held, rules = turn.state.windows, turn.rules.windows
+    held, rules = moment.of(WindowMemory).windows, moment.rules.windows
     passage = None if held is None else held.passage
     if held is None or rules is None or passage is None or passage.is_alarmed:
         return
@@ -144,17 +186,17 @@ def _alarm_if_due(turn: Turn, transit: Transit) -> None:
         return
     found = detection.verdict(passage.model, passage.stream)
     if float(found.p) < rules.options.false_alarm_rate:
-        put(turn, latch(turn, transit, _finding(rules, found, is_over=False)))
-        turn.state.windows = replace(held, passage=replace(passage, is_alarmed=True))
+        put(moment, latch(moment, transit, _finding(rules, found, is_over=False)))
+        moment.of(WindowMemory).windows = replace(held, passage=replace(passage, is_alarmed=True))
 
 
-def finish(turn: Turn, transit: Transit) -> Transit:
+def finish(moment: Moment, transit: Transit) -> Transit:
     """Return the vehicle with what its windows come to, where no spectra told more."""
-    held, rules = turn.state.windows, turn.rules.windows
+    held, rules = moment.of(WindowMemory).windows, moment.rules.windows
     if held is None or rules is None or held.passage is None:
         return transit
     passage = held.passage
-    turn.state.windows = replace(held, passage=None, early=())
+    moment.of(WindowMemory).windows = replace(held, passage=None, early=())
     if passage.passage_id != transit.passage_id or transit.spectral is not None:
         return transit
     part = _part(rules, passage)
@@ -171,7 +213,7 @@ def finish(turn: Turn, transit: Transit) -> Transit:
         category="unknown" if is_alarm else None,
     )
     if is_alarm:
-        transit = latch(turn, transit, _finding(rules, found, is_over=True))
+        transit = latch(moment, transit, _finding(rules, found, is_over=True))
     return replace(transit, spectral=part)
 
 

@@ -20,7 +20,7 @@ from agent.analysis.response.detector import Detector
 from agent.analysis.response.templates import background_components
 from agent.config.options import did_you_mean
 from agent.config.spectral import energy_option
-from agent.lane.options import SpectralOptions
+from agent.lane.options.spectral import SpectralOptions
 from agent.lane.spectra.energies import edges_of, energy_of
 from agent.lane.state import LaneState
 from agent.lane.step import is_vacant

@@ -23,7 +23,7 @@ from agent.analysis.response.templates import background_components
 from agent.config.nuclides import load_nuclides
 from agent.config.options import did_you_mean, fill
 from agent.config.source import parse, read_file
-from agent.lane.options import EnergyCalibrationOptions
+from agent.lane.options.portals import EnergyCalibrationOptions
 from agent.settings import DeviceConfig
 from agent.tools.calibrate.spectrum_files import MeasuredSpectrum, SpectrumFileError, read_spectrum
 from agent.tools.replay.recording import RecordingError

@@ -21,7 +21,7 @@ from rich.table import Table
 from agent import config as configuration
 from agent.clock import Clock
 from agent.daemon.link import Lines, make_link
-from agent.lane.options import ScaleCalibration, ScaleOptions
+from agent.lane.options.scales import ScaleCalibration, ScaleOptions
 from agent.records import LaneEvent, LinkChange, Timed
 from agent.settings import DeviceConfig
 from agent.tools.calibrate.table import Plan, Point, Result, due_after, judge, parse_load, section

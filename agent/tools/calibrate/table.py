@@ -20,7 +20,7 @@ from decimal import Decimal
 from typing import Literal
 
 from agent.lane.instruments.calibration import AccuracyClass, permissible_error_kg
-from agent.lane.options import ScaleCalibration
+from agent.lane.options.scales import ScaleCalibration
 from drivers.base import KG_PER_UNIT
 
 LOADS_AT_LEAST = 5

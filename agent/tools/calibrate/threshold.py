@@ -26,7 +26,7 @@ from agent.analysis.energy.scale import sqrt_grid
 from agent.analysis.sought import window_shapes
 from agent.config.model_file import model_bytes
 from agent.config.spectral import spectral_rules, window_rules
-from agent.lane.options import SpectralOptions
+from agent.lane.options.spectral import SpectralOptions
 from agent.settings import LaneConfig
 from agent.tools.evaluate import spectra as pass_spectra
 from agent.tools.evaluate.evaluate import Progressing, progress_bar

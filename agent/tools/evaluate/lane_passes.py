@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.energy.scale import sqrt_grid
+from agent.lane.spectra.memory import Crystals, PassSpectra
 from agent.lane.spectra.windows import BACKGROUND_S
-from agent.lane.state import LaneState, PassSpectra
+from agent.lane.state import LaneState
 from agent.records import LaneEvent, Passage, Record, Timed
 from agent.tools.evaluate.lane_neutrons import LaneNeutrons, Spans
 from agent.tools.evaluate.passes import Passes
@@ -67,7 +68,8 @@ class LanePasses:
             if isinstance(event.reading, NeutronCounts):
                 ended_us = event.stamp.back(event.reading.age_s).mono_us
                 self._neutrons.take(ended_us, event.device, event.reading)
-        finished = None if state.spectra is None else state.spectra.finished
+        spectra = state.of(Crystals).spectra
+        finished = None if spectra is None else spectra.finished
         if finished is not None and finished is not self._last:
             self._last = finished
             self._keep(finished)

@@ -20,7 +20,7 @@ from agent.analysis.response.nuclides import NuclideTable
 from agent.analysis.response.templates import templates
 from agent.analysis.sought import looked_for, named_among, shapes_among, window_shapes
 from agent.config.options import did_you_mean
-from agent.lane.options import SpectralOptions, SpectralRules
+from agent.lane.options.spectral import SpectralOptions, SpectralRules
 from agent.lane.spectra.naming import Named, named
 from agent.tools.evaluate.passes import LibraryFile, PassesError
 from agent.tools.evaluate.spectra import Summed

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from agent import config as configuration
-from agent.lane.options import SpectralOptions
+from agent.lane.options.spectral import SpectralOptions
 from agent.tools.evaluate.lane_passes import LanePasses
 from agent.tools.evaluate.passes import write_passes
 from agent.tools.replay.daily import parse_zone

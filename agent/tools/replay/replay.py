@@ -18,7 +18,7 @@ from typing import cast
 from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.evidence.event import EventFiles
-from agent.lane.options import LaneRules
+from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
 from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, LinkChange, Passage, Record, Stamp, Stop, Timed
