@@ -67,7 +67,7 @@ print(took, resident() - before, len(set(sys.modules) - known))
 """
 _LOADED = """
 import sys
-import agent.tools.daemon
+import agent.tools.run
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
