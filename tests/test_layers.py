@@ -98,6 +98,7 @@ ROOMS = {
         "event",
         "passage",
         "annunciator",
+        "due",
         "step",
     ),
     "agent.delivery": ("blobs", "snapshots", "wire", "store", "outbox", "uplink", "forward"),

@@ -13,7 +13,8 @@ a passage of its own.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import is_not
 from statistics import median
 from typing import Literal
 
@@ -107,31 +108,62 @@ def publish(moment: Moment, transit: Transit) -> None:
     put(moment, replace(transit, published=composed))
 
 
-def revise(moment: Moment, parts_before: tuple[Part, ...]) -> None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The vehicles and parts as the last passages were said of them."""
+
+    transits: tuple[Transit, ...]
+    parts: tuple[Part, ...]
+
+
+def seen(moment: Moment) -> Seen:
+    """Return what is said already, before something may change it."""
+    vehicles = moment.state.of(Vehicles)
+    return Seen(vehicles.transits, vehicles.parts)
+
+
+def revise(moment: Moment, before: Seen) -> None:
     """Say again every published passage that a part has changed since."""
-    claim(moment)
+    claim(moment, before)
     declared.judge(moment)
-    if moment.of(Vehicles).parts is parts_before:
+    vehicles = moment.state.of(Vehicles)
+    if vehicles.parts is before.parts:
         return
-    for transit in moment.of(Vehicles).transits:
-        told = tell_identity(moment, transit)
-        if told is not transit:
-            put(moment, told)
-    for transit in moment.of(Vehicles).transits:
-        if transit.published is not None:
-            publish(moment, transit)
-    for part in moment.of(Vehicles).parts:
+    known = {part.serial: part for part in before.parts}
+    renewed = [p for p in vehicles.parts if known.pop(p.serial, None) is not p]
+    concerned = frozenset().union(*(p.claimed_by for p in (*renewed, *known.values())))
+    for transit in vehicles.transits:
+        if transit.passage_id in concerned:
+            told = tell_identity(moment, transit)
+            if told is not transit:
+                put(moment, told)
+            if told.published is not None:
+                publish(moment, told)
+    for part in renewed:
         if part.orphan is not None:
             publish_orphan(moment, part)
 
 
-def claim(moment: Moment) -> None:
-    """Remember which vehicles each part has ever fitted."""
-    if not moment.of(Vehicles).parts:
+def claim(moment: Moment, before: Seen | None = None) -> None:
+    """Remember which vehicles each part has ever fitted.
+
+    Nothing where neither the parts nor the coming and leaving of vehicles have changed.
+    """
+    vehicles = moment.state.of(Vehicles)
+    if not vehicles.parts or (before is not None and not _has_moved(vehicles, before)):
         return
-    parts = tuple(_claimed(moment, part) for part in moment.of(Vehicles).parts)
-    if any(new is not old for new, old in zip(parts, moment.of(Vehicles).parts, strict=True)):
+    parts = tuple(_claimed(moment, part) for part in vehicles.parts)
+    if any(map(is_not, parts, vehicles.parts)):
         moment.of(Vehicles).parts = parts
+
+
+def _has_moved(vehicles: Vehicles, before: Seen) -> bool:
+    if vehicles.parts is not before.parts or len(vehicles.transits) != len(before.transits):
+        return True
+    return any(
+        new is not old and (new.started is not old.started or new.ended is not old.ended)
+        for new, old in zip(vehicles.transits, before.transits, strict=True)
+    )
 
 
 def _claimed(moment: Moment, part: Part) -> Part:
@@ -180,10 +212,11 @@ def publish_orphan(moment: Moment, part: Part) -> None:
             return
         passage = replace(passage, rev=before.rev + 1)
     moment.records.append(passage)
-    moment.of(Vehicles).parts = tuple(
-        replace(p, orphan=passage) if p.serial == part.serial else p
-        for p in moment.of(Vehicles).parts
-    )
+    vehicles = moment.of(Vehicles)
+    # A walk that is over is never renewed, as a weight and a reading may be.
+    kept = None if metal is not None else replace(part, orphan=passage)
+    renewed = (kept if p.serial == part.serial else p for p in vehicles.parts)
+    vehicles.parts = tuple(p for p in renewed if p is not None)
 
 
 def _compose(moment: Moment, transit: Transit) -> Passage:

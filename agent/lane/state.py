@@ -38,5 +38,12 @@ class LaneState:
 
     def of(self, kind: type[M]) -> M:
         """Return what a part remembers, for reading; nothing yet where it has not begun."""
-        found = self.memories.get(kind)
-        return found if isinstance(found, kind) else kind()
+        found = self.memories.get(kind) or _EMPTY.get(kind)
+        if isinstance(found, kind):
+            return found
+        # One of each, never written to: whether a memory has changed is asked by identity.
+        _EMPTY[kind] = empty = kind()
+        return empty
+
+
+_EMPTY: dict[type[Memory], Memory] = {}

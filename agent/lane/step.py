@@ -7,11 +7,9 @@ said.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import assert_never
 
-from agent.lane import annunciator, links, occupancy, passage, portals
+from agent.lane import annunciator, due, links, occupancy, passage, portals
 from agent.lane import event as events
 from agent.lane.alarms import Finding, Standing, clear_standing, set_standing
 from agent.lane.instruments import (
@@ -35,9 +33,8 @@ from agent.lane.portals import Portals, background_used
 from agent.lane.radiation import area, background, counts
 from agent.lane.spectra import judging as spectra
 from agent.lane.spectra import panel_health, windows
-from agent.lane.spectra.memory import Crystals
 from agent.lane.state import LaneState
-from agent.lane.vehicles import Transit, Vehicles
+from agent.lane.vehicles import Vehicles
 from agent.records import (
     LaneEvent,
     LaneSnapshot,
@@ -76,17 +73,19 @@ from drivers.readings import (
     WindowCounts,
 )
 
-Due = tuple[int, Callable[[Moment], None]]
-
 
 def step(
     state: LaneState, event: LaneEvent, rules: LaneRules
 ) -> tuple[LaneState, tuple[Record, ...]]:
     """Return the lane after one event, and what it has to say; ``state`` stays as it was."""
+    now_us = event.stamp.mono_us
+    if isinstance(event, Tick) and not rules.outputs and due.is_idle(state, rules, now_us):
+        return state, ()
     moment = Moment.after(state, rules, event.stamp)
-    _run_due(moment, 0, event.stamp)
-    metal_tests.watch(moment)
-    parts = moment.of(Vehicles).parts
+    if due.are_new_rules(moment):
+        metal_tests.watch(moment)
+    due.run(moment, 0, event.stamp)
+    seen = passage.seen(moment)
     match event:
         case Timed():
             links.hear(moment, event.device)
@@ -101,9 +100,9 @@ def step(
             _stop(moment)
         case _:
             assert_never(event)
-    passage.revise(moment, parts)
+    passage.revise(moment, seen)
     # What is due now and was not before is due through this event, so it has this event's time.
-    _run_due(moment, event.stamp.mono_us, event.stamp)
+    due.run(moment, now_us, event.stamp)
     if rules.outputs:
         annunciator.note(moment)
     return moment.state, tuple(moment.records)
@@ -156,105 +155,6 @@ def is_vacant(state: LaneState) -> bool:
     """Return whether no vehicle is being measured, so that options may be exchanged."""
     last = state.of(Vehicles).transits[-1] if state.of(Vehicles).transits else None
     return last is None or last.is_sealed
-
-
-# ------------------------------------------------------------------ what falls due
-
-
-def _run_due(moment: Moment, from_us: int, until: Stamp) -> None:
-    """Do what has fallen due by ``until``, in order of time, none before ``from_us``."""
-    state = moment.state
-    while (
-        state.of(Vehicles).transits
-        or state.of(Vehicles).parts
-        or state.of(Metal).walks
-        or state.of(AxleRuns).axle_runs
-        or state.of(Crystals).spectra
-        or state.of(Metal).metal_tests
-        or state.of(Metal).metal_tested
-    ):
-        due = min(_due(moment), key=lambda d: d[0], default=None)
-        if due is None or due[0] > until.mono_us:
-            break
-        from_us = max(from_us, due[0])
-        moment.stamp = until.back((until.mono_us - from_us) / 1e6)
-        parts = moment.of(Vehicles).parts
-        due[1](moment)
-        passage.revise(moment, parts)
-    moment.stamp = until
-
-
-def _due(moment: Moment) -> Iterator[Due]:
-    """Yield each thing that time alone will do, with its moment [monotonic µs]."""
-    state, rules = moment.state, moment.rules
-    longest_s = max((o.max_gap_s for o in rules.sides.values()), default=0.0)
-    slice_us = spectra.due_us(moment)
-    if slice_us is not None:
-        yield slice_us, spectra.close_slice
-    for transit in state.of(Vehicles).transits:
-        yield _due_of_transit(moment, transit, longest_s)
-    for device, walk in state.of(Metal).walks.items():
-        at = walk.last.forward(rules.metals[device].alarm_joins_s)
-        yield at.mono_us, partial(walks.finish, device=device)
-    yield from _due_of_tests(moment)
-    for device, run in state.of(AxleRuns).axle_runs.items():
-        if run.left_at is not None and not run.is_loaded:
-            at = run.left_at.forward(rules.scales[device].axle_gap_s)
-            yield at.mono_us, partial(axles.finish, device=device)
-    for part in state.of(Vehicles).parts:
-        if not part.claimed_by and part.orphan is None:
-            at = passage.last_moment(part, rules.sides[part.device])
-            yield at.mono_us, partial(passage.publish_orphan, part=part)
-        elif part.orphan is not None:
-            at = part.at.forward(4 * longest_s + 2 * passage.KEPT_PUBLISHED_S)
-            yield at.mono_us, partial(_forget_part, serial=part.serial)
-
-
-def _due_of_tests(moment: Moment) -> Iterator[Due]:
-    """Yield when a metal detector's test has lasted too long, and when the next one is due."""
-    for test in moment.of(Metal).metal_tests.values():
-        at = test.started.forward(metal_tests.LONGEST_TEST_S)
-        yield at.mono_us, partial(metal_tests.end_left_on, switch=test.switch)
-    for device, tested in moment.of(Metal).metal_tested.items():
-        options = moment.rules.metals.get(device)
-        if options is not None and options.test_every_h is not None:
-            at = tested.forward(options.test_every_h * 3600)
-            yield at.mono_us, partial(metal_tests.expire, device=device)
-
-
-def _due_of_transit(moment: Moment, transit: Transit, longest_s: float) -> Due:
-    """Return what time does next with a transit: end it, seal it, say it, or forget it."""
-    if transit.ended is None and occupancy.is_told_occupied(moment):
-        at = transit.began.forward(moment.rules.lane.longest_occupancy_s)
-        return at.mono_us, occupancy.end_stuck
-    if transit.ended is None:
-        at = transit.last_count.forward(moment.rules.lane.occupancy_timeout_s)
-        return at.mono_us, partial(occupancy.end_occupancy, reason="timeout")
-    sealed_at = transit.ended.forward(moment.rules.lane.join_gap_s)
-    if not transit.is_sealed:
-        return sealed_at.mono_us, partial(passage.seal, transit=transit)
-    if transit.published is None:
-        waits_until = passage.waiting_until(moment, transit)
-        at_us = max(waits_until.mono_us, sealed_at.mono_us)
-        return at_us, partial(passage.publish, transit=transit)
-    at = transit.ended.forward(2 * longest_s + passage.KEPT_PUBLISHED_S)
-    return at.mono_us, partial(_forget_transit, passage_id=transit.passage_id)
-
-
-def _forget_transit(moment: Moment, passage_id: str) -> None:
-    """Forget a transit that no part can join any more, and the parts that only it could claim."""
-    kept = tuple(t for t in moment.of(Vehicles).transits if t.passage_id != passage_id)
-    names = {t.passage_id for t in kept}
-    moment.of(Vehicles).transits = kept
-    parts = tuple(p for p in moment.of(Vehicles).parts if not p.claimed_by or p.claimed_by & names)
-    for part in moment.of(Vehicles).parts:
-        if part not in parts:
-            declared.let_go(moment, part)
-    moment.of(Vehicles).parts = parts
-
-
-def _forget_part(moment: Moment, serial: int) -> None:
-    moment.of(Vehicles).parts = tuple(p for p in moment.of(Vehicles).parts if p.serial != serial)
 
 
 # ------------------------------------------------------------------ events

@@ -53,6 +53,17 @@ class LaneRules:
     """None: the lane judges no energy windows."""
     pinned: frozenset[str] = frozenset()
     is_test: bool = False
+    sides: Mapping[str, SideOptions] = field(init=False)
+    """The devices whose parts join a portal's passage."""
+    longest_gap_s: float = field(init=False)
+    """The longest that any of them allows between a part and its vehicle [s]."""
+
+    def __post_init__(self) -> None:
+        """Put the sides together once: every step asks for them."""
+        sides: dict[str, SideOptions] = {**self.scales, **self.metals, **self.readers}
+        longest_s = max((side.max_gap_s for side in sides.values()), default=0.0)
+        object.__setattr__(self, "sides", sides)
+        object.__setattr__(self, "longest_gap_s", longest_s)
 
     def traits_of(self, portal: str) -> PortalTraits:
         """Return how a portal works."""
@@ -77,11 +88,6 @@ class LaneRules:
         """
         counting = (name for name in self.portals if self.traits_of(name).rule != "none")
         return self.teller or next(counting, None)
-
-    @property
-    def sides(self) -> dict[str, SideOptions]:
-        """Return the devices whose parts join a portal's passage."""
-        return {**self.scales, **self.metals, **self.readers}
 
 
 _TSA = PortalTraits()
