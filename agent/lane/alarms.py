@@ -187,7 +187,7 @@ def cleared(moment: Moment, alarm: Alarm, event: EventSource | None = None) -> A
 def stand(moment: Moment, finding: Finding) -> None:
     """Raise a condition that stands until cleared; nothing where it stands already."""
     key = (finding.device, finding.code)
-    if key in moment.of(Standing).standing:
+    if key in moment.state.of(Standing).standing:
         return
     alarm = raised(moment, finding, moment.new_id("f"), None)
     moment.of(Standing).standing = {**moment.of(Standing).standing, key: alarm}
@@ -195,7 +195,7 @@ def stand(moment: Moment, finding: Finding) -> None:
 
 def clear_standing(moment: Moment, device: str, code: str) -> None:
     """Clear a standing condition; nothing where it does not stand."""
-    alarm = moment.of(Standing).standing.get((device, code))
+    alarm = moment.state.of(Standing).standing.get((device, code))
     if alarm is None:
         return
     cleared(moment, alarm)

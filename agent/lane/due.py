@@ -32,8 +32,12 @@ Due = tuple[int, Callable[[Moment], None]]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One kind of thing that waits for its moment."""
+    """One kind of thing that waits for its moment.
 
+    ``kinds``: the memories that ``made_of`` takes from.
+    """
+
+    kinds: frozenset[type[Memory]]
     made_of: Callable[[LaneState], tuple[object, ...]]
     due: Callable[[Moment], Iterator[Due]]
 
@@ -83,13 +87,13 @@ def run(moment: Moment, from_us: int, until: Stamp) -> None:
 
 def _next_us(moment: Moment) -> int | None:
     """Return when something is due first [monotonic µs], None where nothing ever is."""
-    agenda, state = moment.state.of(Agenda), moment.state
-    known = agenda.heads if agenda.rules is moment.rules else (None,) * len(WAITING)
-    heads = tuple(
-        _head(moment, waiting, head, waiting.made_of(state))
-        for waiting, head in zip(WAITING, known, strict=True)
-    )
-    if agenda.rules is moment.rules and all(map(is_, heads, known)):
+    agenda = moment.state.of(Agenda)
+    is_known = agenda.rules is moment.rules
+    if is_known and moment.touched.isdisjoint(_ALL_KINDS):
+        return agenda.next_us
+    known = agenda.heads if is_known else (None,) * len(WAITING)
+    heads = tuple(map(partial(_head, moment), WAITING, known))
+    if is_known and all(map(is_, heads, known)):
         return agenda.next_us
     own = moment.of(Agenda)
     own.rules, own.heads = moment.rules, heads
@@ -97,9 +101,10 @@ def _next_us(moment: Moment) -> int | None:
     return own.next_us
 
 
-def _head(
-    moment: Moment, waiting: Waiting, known: Head | None, made_of: tuple[object, ...]
-) -> Head:
+def _head(moment: Moment, waiting: Waiting, known: Head | None) -> Head:
+    if known is not None and moment.touched.isdisjoint(waiting.kinds):
+        return known
+    made_of = waiting.made_of(moment.state)
     if known is not None and all(map(is_, known.made_of, made_of)):
         return known
     return Head(made_of, min((at_us for at_us, _ in waiting.due(moment)), default=None))
@@ -210,10 +215,15 @@ def _vehicles(state: LaneState) -> tuple[object, ...]:
 
 # Of two things that are due at the same moment the one named first is done first.
 WAITING = (
-    Waiting(lambda state: (state.of(Crystals).spectra,), _slices),
-    Waiting(_vehicles, _transits),
-    Waiting(lambda state: (state.of(Metal).walks,), _walks),
-    Waiting(lambda state: (state.of(Metal).metal_tests, state.of(Metal).metal_tested), _tests),
-    Waiting(lambda state: (state.of(AxleRuns).axle_runs,), _axle_runs),
-    Waiting(lambda state: (state.of(Vehicles).parts,), _parts),
+    Waiting(frozenset({Crystals}), lambda state: (state.of(Crystals).spectra,), _slices),
+    Waiting(frozenset({Vehicles, Tellers, Links}), _vehicles, _transits),
+    Waiting(frozenset({Metal}), lambda state: (state.of(Metal).walks,), _walks),
+    Waiting(
+        frozenset({Metal}),
+        lambda state: (state.of(Metal).metal_tests, state.of(Metal).metal_tested),
+        _tests,
+    ),
+    Waiting(frozenset({AxleRuns}), lambda state: (state.of(AxleRuns).axle_runs,), _axle_runs),
+    Waiting(frozenset({Vehicles}), lambda state: (state.of(Vehicles).parts,), _parts),
 )
+_ALL_KINDS = frozenset[type[Memory]]().union(*(waiting.kinds for waiting in WAITING))

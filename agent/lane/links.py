@@ -21,7 +21,7 @@ class Links(Memory):
 
 def hear(moment: Moment, device: str) -> None:
     """A device that speaks has a link, also where nobody said so (a recording)."""
-    if device not in moment.of(Links).up:
+    if device not in moment.state.of(Links).up:
         _set(moment, device, is_up=True)
 
 

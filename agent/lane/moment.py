@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass, field
 
 from agent.lane.options.rules import LaneRules
@@ -27,6 +28,11 @@ class Moment:
     def after(cls, state: LaneState, rules: LaneRules, stamp: Stamp) -> Moment:
         """Return a moment that leaves ``state`` as it was."""
         return cls(LaneState(serial=state.serial, memories=dict(state.memories)), rules, stamp)
+
+    @property
+    def touched(self) -> KeysView[type[Memory]]:
+        """Return whose memories this step has copied, to read or to write."""
+        return self._own.keys()
 
     def of(self, kind: type[M]) -> M:
         """Return a part's memory, to read and to write."""

@@ -110,7 +110,9 @@ def is_told_occupied(moment: Moment) -> bool:
 
 def _who_sees(moment: Moment) -> list[str]:
     teller = moment.rules.teller
-    return [d for d, sees in moment.of(Tellers).presence.items() if sees and teller in {None, d}]
+    return [
+        d for d, sees in moment.state.of(Tellers).presence.items() if sees and teller in {None, d}
+    ]
 
 
 def end_stuck(moment: Moment) -> None:
@@ -130,7 +132,8 @@ def enter(moment: Moment) -> Transit:
     transit = open_transit(moment)
     if transit is not None:
         return transit
-    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
+    transits = moment.state.of(Vehicles).transits
+    last = transits[-1] if transits else None
     if last is not None and last.ended is not None and not last.is_sealed:
         # The deadline that seals it has not passed, so the gap is short: the same vehicle.
         joined = replace(
@@ -152,7 +155,8 @@ def enter(moment: Moment) -> Transit:
     )
     if portal.speeds:
         put_portal(moment, replace(portal, speeds=()))
-    moment.of(Vehicles).transits = (*moment.of(Vehicles).transits, transit)
+    vehicles = moment.of(Vehicles)
+    vehicles.transits = (*vehicles.transits, transit)
     return transit
 
 
@@ -203,7 +207,7 @@ def _end_beside(moment: Moment, device: str, number: int) -> None:
 
 def on_lost(moment: Moment, device: str) -> None:
     """A device was lost: the occupancy ends with its teller, and else waits for the others."""
-    if device in moment.of(Tellers).presence:
+    if device in moment.state.of(Tellers).presence:
         moment.of(Tellers).presence = {**moment.of(Tellers).presence, device: None}
     if device == moment.rules.teller:
         end_occupancy(moment, "device_lost")
@@ -213,7 +217,7 @@ def on_lost(moment: Moment, device: str) -> None:
         return
     if device == transit.device:
         transit = replace(transit, is_portal_lost=True)
-    if device in moment.of(Tellers).presence:
+    if device in moment.state.of(Tellers).presence:
         transit = replace(transit, last_count=moment.stamp)
     put(moment, transit)
 
@@ -245,7 +249,7 @@ def end_occupancy(moment: Moment, reason: EndReason) -> None:
 
 def _forget_counts(moment: Moment, device: str) -> None:
     """Begin the sliding sums anew."""
-    portal = moment.of(Portals).portals.get(device)
+    portal = moment.state.of(Portals).portals.get(device)
     if portal is not None:
         put_portal(moment, replace(portal, window=(), neutrons=(), speeds=()))
 

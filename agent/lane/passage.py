@@ -72,13 +72,13 @@ def waiting_until(moment: Moment, transit: Transit) -> Stamp:
     assert transit.ended is not None
     until = transit.ended
     for device, options in moment.rules.sides.items():
-        if options.relation == "before" or not moment.of(Links).up.get(device, False):
+        if options.relation == "before" or not moment.state.of(Links).up.get(device, False):
             continue
         if isinstance(options, ScaleOptions) and options.calibrating:
             continue
         has_part = any(
             p.device == device and transit.passage_id in p.claimed_by
-            for p in moment.of(Vehicles).parts
+            for p in moment.state.of(Vehicles).parts
         )
         if not has_part:
             deadline = transit.ended.forward(options.max_gap_s)
@@ -262,7 +262,7 @@ def _compose(moment: Moment, transit: Transit) -> Passage:
 def _parts_of(moment: Moment, transit: Transit) -> tuple[list[Part], tuple[str, ...]]:
     """Return the parts that only this vehicle fits, and the devices with one that fits others."""
     own, ambiguous = [], set()
-    for part in moment.of(Vehicles).parts:
+    for part in moment.state.of(Vehicles).parts:
         if transit.passage_id not in part.claimed_by:
             continue
         if len(part.claimed_by) == 1:

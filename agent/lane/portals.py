@@ -61,7 +61,7 @@ class Portals(Memory):
 
 def portal_of(moment: Moment, device: str) -> Portal:
     """Return the portal's memory, new where it was not heard before."""
-    return moment.of(Portals).portals.get(device) or Portal(device=device)
+    return moment.state.of(Portals).portals.get(device) or Portal(device=device)
 
 
 def put_portal(moment: Moment, portal: Portal) -> None:

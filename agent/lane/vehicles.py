@@ -159,20 +159,23 @@ class Vehicles(Memory):
 
 def open_transit(moment: Moment) -> Transit | None:
     """Return the vehicle that is inside, or None."""
-    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
+    transits = moment.state.of(Vehicles).transits
+    last = transits[-1] if transits else None
     return last if last is not None and last.ended is None else None
 
 
 def unsealed_transit(moment: Moment) -> Transit | None:
     """Return the vehicle that is inside or has just left, or None."""
-    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
+    transits = moment.state.of(Vehicles).transits
+    last = transits[-1] if transits else None
     return last if last is not None and not last.is_sealed else None
 
 
 def put(moment: Moment, transit: Transit) -> None:
     """Put a transit back in its place."""
-    moment.of(Vehicles).transits = tuple(
-        transit if t.passage_id == transit.passage_id else t for t in moment.of(Vehicles).transits
+    vehicles = moment.of(Vehicles)
+    vehicles.transits = tuple(
+        transit if t.passage_id == transit.passage_id else t for t in vehicles.transits
     )
 
 
@@ -204,7 +207,7 @@ def claimants(moment: Moment, device: str, at: Stamp) -> tuple[frozenset[str], b
     only near.
     """
     options = moment.rules.sides[device]
-    fitting = [t for t in moment.of(Vehicles).transits if fits(at, t, options)]
+    fitting = [t for t in moment.state.of(Vehicles).transits if fits(at, t, options)]
     if options.relation == "during":
         inside = [t for t in fitting if is_inside(at, t)]
         if inside:

@@ -19,6 +19,7 @@ against the texts themselves.
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import is_not
 from typing import Literal
 
 from agent.lane.alarms import Finding, cleared, raised
@@ -112,11 +113,13 @@ def with_declaration(moment: Moment, scale: ScalePart, passage_id: str) -> Scale
 
 def judge(moment: Moment) -> None:
     """Raise, and clear, the alarms of weights that differ from what was declared."""
-    if not any(_is_judged(part) for part in moment.of(Vehicles).parts):
+    before = moment.state.of(Vehicles).parts
+    # Only readers tell what was declared.
+    if not moment.rules.readers or not any(map(_is_judged, before)):
         return
-    newest = {part.device: part.serial for part in moment.of(Vehicles).parts}
-    parts = tuple(_judged(moment, p, newest[p.device]) for p in moment.of(Vehicles).parts)
-    if any(new is not old for new, old in zip(parts, moment.of(Vehicles).parts, strict=True)):
+    newest = {part.device: part.serial for part in before}
+    parts = tuple(_judged(moment, p, newest[p.device]) for p in before)
+    if any(map(is_not, parts, before)):
         moment.of(Vehicles).parts = parts
 
 

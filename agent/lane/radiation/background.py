@@ -87,7 +87,9 @@ def _with_history(
     moment: Moment, background: RunningBackground, cps: tuple[float, ...]
 ) -> RunningBackground:
     now_us, keep_us = moment.stamp.mono_us, moment.rules.lane.reference_background_s * 1_000_000
-    history = tuple(h for h in background.history if now_us - h[0] < keep_us)
+    history = background.history
+    kept = next((i for i, row in enumerate(history) if now_us - row[0] < keep_us), len(history))
+    history = history[kept:]  # oldest first
     if history and len(history[-1][1]) != len(cps):
         history = ()  # another number of detectors
     history = (*history, (now_us, cps))

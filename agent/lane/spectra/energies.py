@@ -53,7 +53,7 @@ def watch_due(moment: Moment, device: str, reading: GammaSpectrum) -> None:
     if until is not None and moment.stamp.sync == "none":
         return  # a clock that nobody set may say any day
     is_over = until is not None and moment.stamp.utc_us >= end_of_day_us(until)
-    if is_over == ((device, DUE) in moment.of(Standing).standing):
+    if is_over == ((device, DUE) in moment.state.of(Standing).standing):
         return
     text = (
         f"{device}: its energy calibration held until {until}; measure it anew with "

@@ -143,7 +143,8 @@ def close_slice(moment: Moment) -> None:
 
 def _transit_inside(moment: Moment) -> Transit | None:
     """Return the last vehicle while it is not sealed."""
-    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
+    transits = moment.state.of(Vehicles).transits
+    last = transits[-1] if transits else None
     return None if last is None or last.is_sealed else last
 
 
@@ -165,7 +166,8 @@ def _waiting(moment: Moment, spectra: Spectra, new: Slice) -> Spectra:
     rules = moment.rules.spectral
     assert rules is not None
     waiting, empty, left_us = (*spectra.waiting, new), spectra.empty, spectra.left_us
-    last = moment.of(Vehicles).transits[-1] if moment.of(Vehicles).transits else None
+    transits = moment.state.of(Vehicles).transits
+    last = transits[-1] if transits else None
     if last is not None and last.ended is not None:
         left_us = last.ended.mono_us
     guard_us = rules.options.guard_s * 1e6
@@ -276,7 +278,9 @@ def finish(moment: Moment, transit: Transit) -> Transit:
         close_slice(moment)
         spectra = moment.of(Crystals).spectra
         assert spectra is not None
-    transit = next(t for t in moment.of(Vehicles).transits if t.passage_id == transit.passage_id)
+    transit = next(
+        t for t in moment.state.of(Vehicles).transits if t.passage_id == transit.passage_id
+    )
     if transit.ended is not None:
         moment.of(Crystals).spectra = spectra = replace(spectra, left_us=transit.ended.mono_us)
     passage = spectra.passage

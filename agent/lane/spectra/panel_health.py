@@ -109,7 +109,7 @@ def _say_over_range(moment: Moment, device: str) -> None:
 
     A device that also gives gross counts is judged by those.
     """
-    portal = moment.of(Portals).portals.get(device)
+    portal = moment.state.of(Portals).portals.get(device)
     if portal is not None and portal.window:
         return
     rates = {

@@ -88,7 +88,7 @@ def _judge(moment: Moment, part: SpectralPart, p: tuple[float, ...]) -> None:
     if len(p) >= LEAST:
         rate = part.false_alarm_rate
         holds = holds_p(np.array(p), rate, learned_from=_learned_from(moment, part))
-    stands = (device, CODE) in moment.of(Standing).standing
+    stands = (device, CODE) in moment.state.of(Standing).standing
     alarms = sum(each < part.false_alarm_rate for each in p)
     text = (
         f"{device}: the spectral thresholds do not hold any more ({alarms} of the last {len(p)} "
