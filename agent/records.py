@@ -95,6 +95,8 @@ class Stop:
     """The agent stops in order: what is open is closed and said."""
 
     stamp: Stamp
+    waits: bool = False
+    """What can still be found out is waited for, and another stop follows."""
 
 
 LaneEvent = Timed | LinkChange | Tick | Stop
@@ -332,6 +334,10 @@ class DetectorGain:
     age_s: float | None
 
 
+Naming = Literal["done", "pending", "failed"]
+"""Pending: the name is still being found and comes with a later revision; failed: it never will."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpectralPart:
     """What the spectra of one passage come to."""
@@ -364,6 +370,8 @@ class SpectralPart:
     """Which learned thresholds it was made with; None: none are learned."""
     gains: tuple[DetectorGain, ...] = ()
     """Of the detectors whose gain is tracked."""
+    naming: Naming | None = None
+    """Whether the spectrum has been named; None: there was nothing to name."""
 
 
 EndReason = Literal["left", "timeout", "device_lost", "agent_stop"]

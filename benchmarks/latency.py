@@ -224,11 +224,11 @@ def fill(directory: Path, count: int) -> None:
 
 def stored_records(count: int) -> list[Any]:
     """Return what the lane says of simulated occupancies: alarm, its end, passage, and so on."""
+    from agent.lane.inline import step_answered as step  # noqa: PLC0415
     from agent.lane.options.lane import LaneOptions  # noqa: PLC0415
     from agent.lane.options.portals import RpmOptions  # noqa: PLC0415
     from agent.lane.options.rules import LaneRules  # noqa: PLC0415
     from agent.lane.state import LaneState  # noqa: PLC0415
-    from agent.lane.step import step  # noqa: PLC0415
     from agent.records import Stamp, Timed  # noqa: PLC0415
     from drivers.rpm.rapiscan import Driver, Options  # noqa: PLC0415
 

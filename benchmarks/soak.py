@@ -35,9 +35,9 @@ from virtual_time import VirtualLoop, patched
 from agent.clock import Clock
 from agent.config import load_lane
 from agent.daemon.link import Captured, Lines, make_link
+from agent.lane.inline import step_answered as step
 from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
-from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, Passage, Record, Stamp, Stop, Tick
 from simulators.clock import SceneClock
 

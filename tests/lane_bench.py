@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from agent.lane.inline import step_answered as step
 from agent.lane.options.instruments import MetalOptions
 from agent.lane.options.lane import LaneOptions
 from agent.lane.options.portals import RpmOptions
 from agent.lane.options.rules import LaneRules
 from agent.lane.options.scales import ScaleOptions
 from agent.lane.state import LaneState
-from agent.lane.step import snapshot, step
+from agent.lane.step import snapshot
 from agent.records import (
     Alarm,
     Audit,

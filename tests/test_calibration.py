@@ -38,10 +38,10 @@ from agent import cli
 from agent.clock import Clock
 from agent.config import ConfigError, examine, load_lane
 from agent.delivery import wire
+from agent.lane.inline import step_answered as step
 from agent.lane.instruments.calibration import Calibrations, permissible_error_kg, slope_kg_per_h
 from agent.lane.instruments.weighing import SETTLE_S, Weighings
 from agent.lane.options.scales import ScaleCalibration, ScaleOptions
-from agent.lane.step import step
 from agent.records import LinkChange, Timed
 from agent.tools.calibrate.scale import Live, MeasureError, Pace, _storing_nothing, measure
 from agent.tools.calibrate.table import Plan, Point, due_after, judge, parse_load, section

@@ -20,12 +20,12 @@ from agent.clock import Clock
 from agent.daemon import recorder as recorders
 from agent.delivery.store.thread import Journal
 from agent.delivery.wire import WireError
-from agent.evidence.event import EventFiles, event_of
+from agent.evidence.event import EventFiles, FileAsked, event_of
 from agent.evidence.n42_read import read_n42
 from agent.evidence.n42_words import N42Event
 from agent.lane.event import Measurements
 from agent.lane.options.portals import RpmOptions, TypePlateOptions
-from agent.records import Alarm, Audit, EventSource, Passage, Record
+from agent.records import Alarm, Audit, Blob, EventSource, Passage, Record
 from agent.settings import JournalOptions
 from drivers.readings import DeviceNuclides, NuclideFound, VehicleSpeed, WindowCounts
 
@@ -253,15 +253,20 @@ def counting_lane_source() -> EventSource:
 # ------------------------------------------------------------------ stored with its records
 
 
-def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(tmp_path) -> None:
+def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(
+    tmp_path, monkeypatch
+) -> None:
     lane = spectral_lane()
     records = lane.records
     after = Audit(stamp=stamp(500), kind="clock", lane="in-1", data={})
 
-    class Slow(EventFiles):
-        def attach(self, record: Record) -> Record:
-            time.sleep(0.05)  # in a thread; whoever does not wait overtakes it
-            return super().attach(record)
+    write = FileAsked.answer
+
+    def slow(asked: FileAsked) -> Blob:
+        time.sleep(0.05)  # in a thread; whoever does not wait overtakes it
+        return write(asked)
+
+    monkeypatch.setattr(FileAsked, "answer", slow)
 
     async def scenario() -> tuple[list[Any], N42Event]:
         order = []
@@ -279,8 +284,7 @@ def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(tmp_pa
             return await append(record)
 
         journal.append = noted
-        slow = Slow(gateway="bridge-north/gw-1", creator="checkpointd 0.1.0")
-        recorder = recorders.Recorder(journal, Clock(), slow)
+        recorder = recorders.Recorder(journal, Clock(), files())
         for record in (*records, after):
             recorder.put(record)
         await recorder.drain(20.0)
@@ -308,12 +312,15 @@ def test_the_recorder_stores_the_file_once_and_keeps_the_order_of_records(tmp_pa
     assert len([m for m in event.measurements if m.kind == "Foreground"]) >= part.slices
 
 
-def test_a_file_that_cannot_be_written_costs_the_file_and_not_the_record(caplog) -> None:
+def test_a_file_that_cannot_be_written_costs_the_file_and_not_the_record(
+    caplog, monkeypatch
+) -> None:
     kept = []
 
-    class Broken(EventFiles):
-        def attach(self, record: Record) -> Record:
-            raise ValueError("a bug")
+    def broken(_: FileAsked) -> Blob:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(FileAsked, "answer", broken)
 
     class Disk:
         async def append(self, record: Record) -> Any:
@@ -321,7 +328,7 @@ def test_a_file_that_cannot_be_written_costs_the_file_and_not_the_record(caplog)
             raise WireError("not stored here")
 
     async def scenario() -> None:
-        recorder = recorders.Recorder(Disk(), Clock(), Broken(gateway="a/b", creator="c"))
+        recorder = recorders.Recorder(Disk(), Clock(), files())
         for record in event_records(counting_lane().records):
             recorder.put(record)
         await recorder.drain(5.0)

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_bench import CLEAN, LOUD, Bench, stamp, weight
 
+from agent.lane.inline import step_answered as step
 from agent.lane.options.instruments import MetalOptions
 from agent.lane.options.portals import RpmOptions
 from agent.lane.options.scales import ScaleOptions
 from agent.lane.portals import Portals
 from agent.lane.state import LaneState
-from agent.lane.step import is_vacant, step
+from agent.lane.step import is_vacant
 from agent.lane.vehicles import Vehicles
 from agent.records import Alarm, Passage, Tick, Timed
 from drivers.readings import (

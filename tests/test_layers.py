@@ -86,6 +86,7 @@ ROOMS = {
     "agent.lane": (
         "options",
         "state",
+        "question",
         "moment",
         "vehicles",
         "alarms",
@@ -100,12 +101,15 @@ ROOMS = {
         "annunciator",
         "due",
         "step",
+        "inline",
     ),
     "agent.delivery": ("blobs", "snapshots", "wire", "store", "outbox", "uplink", "forward"),
     "agent.daemon": (
         "link",
         "relay",
         "outputs",
+        "worker",
+        "long_work",
         "recorder",
         "gateway_faults",
         "running_lane",
@@ -151,6 +155,8 @@ RUNNING = (
     "agent.daemon.supervisor",
     "agent.daemon.display",
     "agent.daemon.gateway_faults",
+    "agent.daemon.long_work",
+    "agent.daemon.worker",
     "agent.daemon.recorder",
     "agent.daemon.running_lane",
 )

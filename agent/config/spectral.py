@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.analysis.energy.gain import TRACKED_KEV
@@ -14,6 +14,7 @@ from agent.analysis.response.templates import background_components, templates
 from agent.analysis.sought import named_among, shapes_among
 from agent.config.model_file import load_model, load_window_model
 from agent.config.nuclides import load_nuclides
+from agent.config.problems import ConfigError
 from agent.lane.options.portals import RpmOptions
 from agent.lane.options.spectral import SpectralRules, WindowRules
 from agent.settings import DeviceConfig, LaneConfig
@@ -79,6 +80,29 @@ def spectral_rules(lane: LaneConfig) -> SpectralRules | None:
         # Plastic shows no peak of the background to hold a scale by.
         ground=None if options.detector == "pvt" else background_components(detector, TRACKED_KEV),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulesAsked:
+    """What are this lane's spectra and windows judged by? It takes seconds to compute."""
+
+    lane: LaneConfig
+
+    def answer(self) -> Computed:
+        """Return both, or why they cannot be had."""
+        try:
+            return Computed(spectral=spectral_rules(self.lane), windows=window_rules(self.lane))
+        except ConfigError as exc:
+            return Computed(refused=str(exc))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """What a lane's spectra and windows are judged by; ``refused``: why they cannot be."""
+
+    spectral: SpectralRules | None = None
+    windows: WindowRules | None = None
+    refused: str | None = None
 
 
 def energy_option(device: DeviceConfig) -> tuple[str, EnergyCalibration] | None:

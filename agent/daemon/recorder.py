@@ -8,6 +8,7 @@ import logging
 from collections import deque
 
 from agent.clock import Clock
+from agent.daemon.long_work import LongWork, NoAnswer
 from agent.delivery.blobs import blobs_of, without_blobs
 from agent.delivery.store.journal import JournalError, Stored
 from agent.delivery.store.thread import Journal
@@ -27,13 +28,20 @@ KEPT_UNSTORED_BLOB_BYTES = 32 << 20
 class Recorder:
     """Brings records to the journal, and keeps them while the disk takes none.
 
-    The file of an event is written in a thread; what comes after it waits, so order is kept.
+    The file of an event is written elsewhere; what comes after it waits, so order is kept.
     """
 
-    def __init__(self, journal: Journal, clock: Clock, files: EventFiles | None = None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        files: EventFiles | None = None,
+        long_work: LongWork | None = None,
+    ) -> None:
         self._journal = journal
         self._clock = clock
         self._files = files
+        self._long_work = long_work
         self._waiting: set[asyncio.Task[None]] = set()
         self._behind_file: deque[Record] = deque()
         """A record whose file is being written, and those that came after it."""
@@ -65,14 +73,27 @@ class Recorder:
             self._begin(first)
 
     async def _with_file(self, record: Record) -> Record:
-        """Return the record with its file; a bug in the file costs the file, not the record."""
+        """Return the record with its file; a bug in the file costs the file, not the record.
+
+        The file of spectra is long work; one of counts alone is written at once, in a thread.
+        """
         if self._files is None:
             return record
+        asked = self._files.asked(record)
         try:
-            return await asyncio.to_thread(self._files.attach, record)
+            if asked is None:
+                return self._files.attach(record)
+            if self._long_work is not None and asked.has_spectra:
+                file = await self._long_work.answer(asked)
+            else:
+                file = await asyncio.to_thread(asked.answer)
+        except NoAnswer as exc:
+            log.error("event_file=none type=%s error=%s", type(record).__name__, exc)  # noqa: TRY400 - expected
+            return record
         except Exception:
             log.exception("bug task=event_file type=%s", type(record).__name__)
             return record
+        return self._files.attach(record, file)
 
     def _begin(self, record: Record) -> None:
         size_bytes = sum(len(blob.data) for blob in blobs_of(record))

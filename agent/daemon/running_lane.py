@@ -31,6 +31,8 @@ class RunningLane:
     """Options that take effect when the lane is vacant."""
     ticks: int = 0
     was_occupied: bool | None = None
+    is_over: bool = False
+    """It has been stopped, and takes nothing more."""
     publishing: asyncio.TimerHandle | None = None
     """Set while the lane's snapshot waits to be renewed."""
 

@@ -8,20 +8,23 @@ are independent; nothing that happens in one cancels another.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent import config as configuration
 from agent.clock import Backoff, Clock
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
-from agent.config.spectral import spectral_rules, window_rules
+from agent.config.spectral import RulesAsked
 from agent.daemon.display import Display
 from agent.daemon.gateway_faults import GatewayFaults
 from agent.daemon.link import DeviceLink, Lines, make_link
+from agent.daemon.long_work import LongWork, NoAnswer, answer_alone
 from agent.daemon.outputs import Moved, OutputLink
 from agent.daemon.recorder import Recorder
 from agent.daemon.relay import Relay
@@ -37,6 +40,7 @@ from agent.health import Notifier, Watchdog
 from agent.lane import annunciator
 from agent.lane.instruments.calibration import Calibrations
 from agent.lane.options.rules import LaneRules
+from agent.lane.question import Answer, Answered
 from agent.lane.state import LaneState
 from agent.lane.step import is_occupied, is_vacant, step
 from agent.records import Audit, LaneEvent, Stop, Tick, Timed
@@ -57,6 +61,8 @@ RESTART_FIRST_S, RESTART_CAP_S = 1.0, 60.0
 MOMENTARY = frozenset({"moved_aside", "dropped", "receipt_refused"})
 """What the journal tells of that is over as soon as it is said."""
 DRAIN_S = 3.0
+NAMES_S = 3.0
+"""What a lane that ends has asked is waited for so long [wall seconds]."""
 SAFE_S = 2.0
 """Outputs have so long to be made safe at an orderly stop [wall seconds]."""
 
@@ -101,7 +107,8 @@ class Supervisor:
         )
         gateway = f"{config.gateway.site}/{config.gateway.gw}"
         files = EventFiles(gateway=gateway, creator=SOFTWARE)
-        self._recorder = Recorder(self._journal, clock, files)
+        self._long_work = LongWork(self._on_long_work)
+        self._recorder = Recorder(self._journal, clock, files, self._long_work)
         self._faults = GatewayFaults(self._recorder, clock)
         self._display = Display(self._identity, clock, lambda: self._uplink)
         self._uplink = self._make_uplink(config)
@@ -134,12 +141,14 @@ class Supervisor:
             self._guard("reload", self._reload_forever),
         ]
         self._uplink_task = self._guard("uplink", self._uplink.run)
+        long_work = self._guard("long_work", self._long_work.run)
         self._notifier.send("READY=1")
         log.info("agent=started lanes=%d revision=%s", len(self._lanes), self._config.revision[:12])
         try:
             await self._stopping.wait()
         finally:
             await self._shut_down(own)
+            await _cancel([long_work])
 
     def stop(self) -> None:
         """Stop in order: close what is open, store it, send what can be sent."""
@@ -217,14 +226,16 @@ class Supervisor:
         async def compute() -> None:
             config = lane.config
             try:
-                found = await asyncio.to_thread(spectral_rules, config)
-                windows = await asyncio.to_thread(window_rules, config)
-            except configuration.ConfigError as exc:
-                self._faults.say(code, f"{config.lane_id}: spectra are not judged: {exc}")
+                found = await answer_alone(RulesAsked(lane=config))
+                refused = found.refused
+            except NoAnswer as exc:
+                refused = str(exc)
+            if refused is not None:
+                self._faults.say(code, f"{config.lane_id}: spectra are not judged: {refused}")
                 return
             self._faults.clear(code)
             if have_same_spectra(lane.config, config):
-                lane.rules = replace(lane.rules, spectral=found, windows=windows)
+                lane.rules = replace(lane.rules, spectral=found.spectral, windows=found.windows)
                 log.info("lane=%s spectral=ready", config.lane_id)
 
         lane.tasks.append(self._guard(code, compute))
@@ -322,7 +333,12 @@ class Supervisor:
             await self._stop_relay(lane, device)
         if self._lanes.get(lane.config.lane_id) is lane:
             del self._lanes[lane.config.lane_id]
+        if lane.rules.spectral is not None:
+            self._step(lane, Stop(stamp=self._clock.stamp(), waits=True))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._long_work.join(), NAMES_S)
         self._step(lane, Stop(stamp=self._clock.stamp()))
+        lane.is_over = True
         self._serials[lane.config.lane_id] = lane.state.serial
         self._display.renew_lane(lane)
 
@@ -344,10 +360,12 @@ class Supervisor:
                 topic = wire.live_topic(self._identity, lane.config.lane_id, live[0])
                 self._uplink.live(topic, live[1])
 
-    def _step(self, lane: RunningLane, event: LaneEvent) -> None:
-        lane.state, records = step(lane.state, event, lane.rules)
+    def _step(self, lane: RunningLane, event: LaneEvent | Answered) -> None:
+        lane.state, records, questions = step(lane.state, event, lane.rules)
         for record in records:
             self._recorder.put(record)
+        for question in questions:
+            self._long_work.ask(question, partial(self._answer, lane, question.question_id))
         occupied = is_occupied(lane.state, lane.rules)
         for name, link in lane.outputs.items():
             shown = annunciator.wanted(lane.state, event.stamp, lane.rules, name, occupied=occupied)
@@ -365,6 +383,11 @@ class Supervisor:
             else:
                 self._compute_spectral(lane)
             log.info("lane=%s options=exchanged", lane.config.lane_id)
+
+    def _answer(self, lane: RunningLane, question_id: str, answer: Answer | None) -> None:
+        if not lane.is_over:
+            stamp = self._clock.stamp()
+            self._step(lane, Answered(stamp=stamp, question_id=question_id, answer=answer))
 
     async def _tick_lane(self, lane: RunningLane) -> None:
         """Let time pass in the lane, and renew its snapshots, not in one moment with the others."""
@@ -442,6 +465,12 @@ class Supervisor:
         key_file = self._config.gateway.identity_key_file
         if key_file is not None and self._identity_key is None:
             self._faults.say("identity_key", f"{key_file}: holds no key; plates are left out")
+
+    def _on_long_work(self, trouble: str | None) -> None:
+        if trouble is None:
+            self._faults.clear("long_work")
+        else:
+            self._faults.say("long_work", trouble)
 
     def _audit(self, kind: str, data: dict[str, object]) -> None:
         assert kind in {"boot", "stop", "clock", "config"}

@@ -11,7 +11,7 @@ Source: ANSI N42.42-2012 schema 0.0.54 (``agent.evidence.n42``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.evidence.n42 import MEDIA_TYPE, document_id, n42_event
@@ -57,18 +57,45 @@ class EventFiles:
         self._creator = creator
         self._last: tuple[EventSource, Blob] | None = None
 
-    def attach(self, record: Record) -> Record:
-        """Return the record with its file among its blobs, as it is where it has none."""
+    def asked(self, record: Record) -> FileAsked | None:
+        """Return the file that has to be written for a record; None: none, or it is written."""
+        source = record.event if isinstance(record, Alarm | Passage) else None
+        if source is None or (self._last is not None and self._last[0] is source):
+            return None
+        name = f"{self._gateway}/{source.passage_id}"
+        return FileAsked(source=source, name=name, creator=self._creator)
+
+    def attach(self, record: Record, file: Blob | None = None) -> Record:
+        """Return the record with its file among its blobs, as it is where it has none.
+
+        ``file``: what was asked for, None: it is written here where it is not yet.
+        """
         if not isinstance(record, Alarm | Passage) or record.event is None:
             return record
-        return replace(record, event=None, blobs=(*record.blobs, self._blob(record.event)))
+        asked = self.asked(record)
+        if asked is not None:
+            self._last = record.event, asked.answer() if file is None else file
+        assert self._last is not None
+        return replace(record, event=None, blobs=(*record.blobs, self._last[1]))
 
-    def _blob(self, source: EventSource) -> Blob:
-        if self._last is None or self._last[0] is not source:
-            name = f"{self._gateway}/{source.passage_id}"
-            data = n42_event(event_of(source, name=name, creator=self._creator))
-            self._last = source, Blob(role=ROLE, media_type=MEDIA_TYPE, data=data)
-        return self._last[1]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileAsked:
+    """The file of one event, to be written; ``name`` is unique to it and makes its UUID."""
+
+    source: EventSource
+    name: str
+    creator: str
+
+    @property
+    def has_spectra(self) -> bool:
+        """Return whether it holds spectra, and takes long."""
+        return any(isinstance(reading, GammaSpectrum) for _, _, reading in self.source.readings)
+
+    def answer(self) -> Blob:
+        """Return the file."""
+        data = n42_event(event_of(self.source, name=self.name, creator=self.creator))
+        return Blob(role=ROLE, media_type=MEDIA_TYPE, data=data)
 
 
 def event_of(source: EventSource, *, name: str, creator: str) -> N42Event:

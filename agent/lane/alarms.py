@@ -148,11 +148,11 @@ def _statistic(evidence: tuple[Evidence, ...]) -> float | None:
     return evidence[0].statistic if evidence else None
 
 
-def _next_phase(moment: Moment, alarm: Alarm, finding: Finding) -> Alarm:
+def _next_phase(moment: Moment, alarm: Alarm, finding: Finding, phase: Phase = "updated") -> Alarm:
     updated = replace(
         alarm,
         stamp=moment.stamp,
-        phase="updated",
+        phase=phase,
         rev=alarm.rev + 1,
         code=finding.code,
         severity=finding.severity,
@@ -182,6 +182,19 @@ def cleared(moment: Moment, alarm: Alarm, event: EventSource | None = None) -> A
     )
     moment.records.append(last)
     return last
+
+
+def told_late(moment: Moment, transit: Transit, finding: Finding) -> Transit:
+    """Say the cleared alarm of this finding again, with its name; return the vehicle with it."""
+    sought = (finding.kind, finding.source, finding.device)
+    source = replace(transit.event, spectral=transit.spectral) if transit.event else None
+    alarms = tuple(
+        _next_phase(moment, replace(alarm, event=source), finding, alarm.phase)
+        if (alarm.kind, alarm.source, alarm.device) == sought
+        else alarm
+        for alarm in transit.alarms
+    )
+    return replace(transit, alarms=alarms, event=source)
 
 
 def stand(moment: Moment, finding: Finding) -> None:

@@ -65,6 +65,12 @@ def is_idle(state: LaneState, rules: LaneRules, now_us: int) -> bool:
     return agenda.rules is rules and (agenda.next_us is None or agenda.next_us > now_us)
 
 
+def next_us(state: LaneState, rules: LaneRules) -> int | None:
+    """Return when something is due first [monotonic µs]; None: nothing, or nobody looked yet."""
+    agenda = state.of(Agenda)
+    return agenda.next_us if agenda.rules is rules else None
+
+
 def are_new_rules(moment: Moment) -> bool:
     """Return whether this step goes by other rules than the one before."""
     return moment.state.of(Agenda).rules is not moment.rules
@@ -145,11 +151,15 @@ def _of_transit(moment: Moment, transit: Transit) -> Due:
     sealed_us = _after(transit.ended, lane.join_gap_s)
     if not transit.is_sealed:
         return sealed_us, partial(passage.seal, transit=transit)
+    if transit.name_wanted is not None and not transit.is_closed:
+        return transit.name_wanted.until.mono_us, partial(passage.close, transit=transit)
     if transit.published is None:
         at_us = max(passage.waiting_until(moment, transit).mono_us, sealed_us)
         return at_us, partial(passage.publish, transit=transit)
-    kept_s = 2 * moment.rules.longest_gap_s + passage.KEPT_PUBLISHED_S
-    return _after(transit.ended, kept_s), partial(_forget_transit, passage_id=transit.passage_id)
+    kept_us = _after(transit.ended, 2 * moment.rules.longest_gap_s + passage.KEPT_PUBLISHED_S)
+    if transit.name_wanted is not None:
+        kept_us = max(kept_us, _after(transit.name_wanted.until, passage.LATE_NAME_S))
+    return kept_us, partial(_forget_transit, passage_id=transit.passage_id)
 
 
 def _walks(moment: Moment) -> Iterator[Due]:

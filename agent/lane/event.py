@@ -77,6 +77,20 @@ def source_of(moment: Moment, transit: Transit, speed_m_per_s: float | None) -> 
     return _with_spectra(moment, transit, source)
 
 
+def completed(transit: Transit) -> EventSource | None:
+    """Return what the passage's file is made of, as the passage stands by now."""
+    if transit.event is None:
+        return None
+    if (transit.event.alarms, transit.event.spectral) == (transit.alarms, transit.spectral):
+        return transit.event
+    return replace(
+        transit.event,
+        alarms=transit.alarms,
+        raised=transit.raised,
+        spectral=transit.spectral,
+    )
+
+
 def _plates(moment: Moment, devices: set[str]) -> tuple[TypePlate, ...]:
     return tuple(
         TypePlate(

@@ -1,4 +1,4 @@
-"""One step in the making: when it is, by which rules, and what it has led to so far."""
+"""One step in the making: when it is, by which rules, what it has said and asked so far."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import KeysView
 from dataclasses import dataclass, field
 
 from agent.lane.options.rules import LaneRules
+from agent.lane.question import Question
 from agent.lane.state import LaneState, M, Memory
 from agent.records import Record, Stamp
 
@@ -22,6 +23,7 @@ class Moment:
     rules: LaneRules
     stamp: Stamp
     records: list[Record] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     _own: dict[type[Memory], Memory] = field(default_factory=dict)
 
     @classmethod

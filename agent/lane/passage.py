@@ -19,7 +19,7 @@ from statistics import median
 from typing import Literal
 
 from agent.lane import event
-from agent.lane.alarms import cleared, tell_identity
+from agent.lane.alarms import cleared, latch, tell_identity, told_late
 from agent.lane.instruments import declared
 from agent.lane.instruments.axles import AxleRuns
 from agent.lane.instruments.walks import Metal
@@ -30,7 +30,10 @@ from agent.lane.options.rules import LaneRules, SideOptions
 from agent.lane.options.scales import ScaleOptions
 from agent.lane.spectra import judging as spectra
 from agent.lane.spectra import uniformity, windows
+from agent.lane.spectra.naming import Named
+from agent.lane.spectra.part import finding_of, with_name
 from agent.lane.vehicles import (
+    NameWanted,
     Part,
     Share,
     Sighting,
@@ -53,6 +56,9 @@ from agent.records import (
 
 KEPT_PUBLISHED_S = 5.0
 """A published transit is remembered so long after the last part that could still join it."""
+
+LATE_NAME_S = 120.0
+"""A name that comes later than so long after it was waited for is not said any more."""
 
 LONGEST_VEHICLE_M = 40.0
 """A beam timing that would make the vehicle longer than this is a false one."""
@@ -87,13 +93,57 @@ def waiting_until(moment: Moment, transit: Transit) -> Stamp:
 
 
 def seal(moment: Moment, transit: Transit) -> None:
-    """No further occupancy can join: the vehicle has left, its alarms are cleared."""
+    """No further occupancy can join: the vehicle has left.
+
+    Where its spectra have to be named it is closed when the name has come, else at once.
+    """
     transit = windows.finish(moment, spectra.finish(moment, transit))
-    uniformity.note(moment, transit)
-    source = event.source_of(moment, transit, _speed(transit, moment.rules))
-    alarms = tuple(cleared(moment, alarm, source) for alarm in transit.alarms)
-    put(moment, replace(transit, alarms=alarms, is_sealed=True, event=source))
     moment.of(Vehicles).passed += 1
+    source = event.source_of(moment, transit, _speed(transit, moment.rules))
+    transit = replace(transit, is_sealed=True, event=source)
+    put(moment, transit)
+    if transit.name_wanted is None:
+        close(moment, transit)
+
+
+def close(moment: Moment, transit: Transit) -> None:
+    """Clear the vehicle's alarms, whether a name that was wanted has come or not."""
+    if transit.name_wanted is None:
+        uniformity.note(moment, transit)
+    source = event.completed(transit)
+    alarms = tuple(cleared(moment, alarm, source) for alarm in transit.alarms)
+    put(moment, replace(transit, alarms=alarms, is_closed=True, event=source))
+
+
+def on_name(moment: Moment, question_id: str, named: Named | None) -> None:
+    """Take the name of a spectrum; None: nobody could find one.
+
+    One that comes after its passage was closed gives alarm and passage another revision.
+    """
+    for transit in moment.state.of(Vehicles).transits:
+        wanted = transit.name_wanted
+        if wanted is not None and wanted.question_id == question_id:
+            _name(moment, transit, wanted, named)
+
+
+def _name(moment: Moment, transit: Transit, wanted: NameWanted, named: Named | None) -> None:
+    assert transit.spectral is not None
+    part = with_name(transit.spectral, wanted, named)
+    transit = replace(transit, name_wanted=None, spectral=part)
+    finding = None
+    if wanted.is_alarm:
+        finding = finding_of(part.detectors, part.false_alarm_rate, wanted.found, named)
+    if not transit.is_closed:
+        if finding is not None:
+            transit = latch(moment, transit, finding)
+        close(moment, transit)
+        return
+    uniformity.note(moment, transit)
+    if finding is not None:
+        transit = told_late(moment, transit, finding)
+    put(moment, transit)
+    if transit.published is not None:
+        publish(moment, transit)
 
 
 def publish(moment: Moment, transit: Transit) -> None:
@@ -433,6 +483,9 @@ def _priority(
     priority: Priority = "high" if high else "elevated" if elevated else "routine"
     check = scale.declared_check if scale else None
     notes = ["declared_not_judged"] if check is not None and check.result == "not_judged" else []
+    spectral = None if transit is None else transit.spectral
+    if spectral is not None and spectral.naming in {"pending", "failed"}:
+        notes.append("not_named")
     if not rules.lane.in_service:
         notes.append("out_of_service")
     notes += [f"calibrating_{device}" for device, o in rules.scales.items() if o.calibrating]

@@ -1,4 +1,4 @@
-"""The lane's reducer: (state, event, rules) → (state, records).
+"""The lane's reducer: (state, event, rules) → (state, records, questions).
 
 Pure: it knows no clock, no I/O and no randomness; time comes with the events. What falls due
 between two events is done at the moment it fell due, so ticks change no record, only when it is
@@ -30,9 +30,12 @@ from agent.lane.moment import Moment
 from agent.lane.occupancy import Tellers
 from agent.lane.options.rules import LaneRules
 from agent.lane.portals import Portals, background_used
+from agent.lane.question import Answered, Question
 from agent.lane.radiation import area, background, counts
+from agent.lane.spectra import gain_tracking, panel_health, windows
 from agent.lane.spectra import judging as spectra
-from agent.lane.spectra import panel_health, windows
+from agent.lane.spectra.gain_tracking import GainMeasured
+from agent.lane.spectra.naming import Named
 from agent.lane.state import LaneState
 from agent.lane.vehicles import Vehicles
 from agent.records import (
@@ -75,12 +78,15 @@ from drivers.readings import (
 
 
 def step(
-    state: LaneState, event: LaneEvent, rules: LaneRules
-) -> tuple[LaneState, tuple[Record, ...]]:
-    """Return the lane after one event, and what it has to say; ``state`` stays as it was."""
+    state: LaneState, event: LaneEvent | Answered, rules: LaneRules
+) -> tuple[LaneState, tuple[Record, ...], tuple[Question, ...]]:
+    """Return the lane after one event, what it has to say, and what it asks.
+
+    ``state`` stays as it was. A question is answered by an ``Answered`` event, sooner or later.
+    """
     now_us = event.stamp.mono_us
     if isinstance(event, Tick) and not rules.outputs and due.is_idle(state, rules, now_us):
-        return state, ()
+        return state, (), ()
     moment = Moment.after(state, rules, event.stamp)
     if due.are_new_rules(moment):
         metal_tests.watch(moment)
@@ -97,7 +103,9 @@ def step(
         case Tick():
             pass
         case Stop():
-            _stop(moment)
+            _stop(moment, waits=event.waits)
+        case Answered():
+            _answered(moment, event)
         case _:
             assert_never(event)
     passage.revise(moment, seen)
@@ -105,12 +113,12 @@ def step(
     due.run(moment, now_us, event.stamp)
     if rules.outputs:
         annunciator.note(moment)
-    return moment.state, tuple(moment.records)
+    return moment.state, tuple(moment.records), tuple(moment.questions)
 
 
 def snapshot(state: LaneState, stamp: Stamp, rules: LaneRules) -> LaneSnapshot:
     """Return the lane as it is now, for displays."""
-    alarms = [a.alarm_id for t in state.of(Vehicles).transits if not t.is_sealed for a in t.alarms]
+    alarms = [a.alarm_id for t in state.of(Vehicles).transits if not t.is_closed for a in t.alarms]
     alarms += [a.alarm_id for a in state.of(Standing).standing.values()]
     alarms += [w.alarm.alarm_id for w in state.of(Weighings).weighings.values() if w.alarm]
     alarms += [r.alarm.alarm_id for r in state.of(AxleRuns).axle_runs.values() if r.alarm]
@@ -264,8 +272,22 @@ def _link(moment: Moment, change: LinkChange) -> None:
     links.lost(moment, device, change.detail)
 
 
-def _stop(moment: Moment) -> None:
-    """Close and say everything that is open: the agent stops."""
+def _answered(moment: Moment, event: Answered) -> None:
+    match event.answer:
+        case GainMeasured():
+            gain_tracking.on_fit(moment, event.question_id, event.answer)
+        case Named():
+            passage.on_name(moment, event.question_id, event.answer)
+        case _:  # who asked is known by the id alone
+            gain_tracking.on_fit(moment, event.question_id, None)
+            passage.on_name(moment, event.question_id, None)
+
+
+def _stop(moment: Moment, *, waits: bool) -> None:
+    """Close and say everything that is open: the agent stops.
+
+    ``waits``: vehicles have left, names are waited for, and another stop follows.
+    """
     occupancy.end_occupancy(moment, "agent_stop")
     for device in moment.rules.scales:
         weighing.on_lost(moment, device)
@@ -277,15 +299,24 @@ def _stop(moment: Moment) -> None:
     for transit in moment.of(Vehicles).transits:
         if not transit.is_sealed:
             passage.seal(moment, transit)
+    if waits:
+        return
+    _say_all(moment)
+    calibration.on_stop(moment)
+    # Nobody watches any more; what still holds is raised anew at the next start.
+    for device, code in tuple(moment.of(Standing).standing):
+        clear_standing(moment, device, code)
+
+
+def _say_all(moment: Moment) -> None:
+    """Say every passage as it stands."""
+    for transit in moment.of(Vehicles).transits:
+        if not transit.is_closed:
+            passage.close(moment, transit)
     for transit in moment.of(Vehicles).transits:
         passage.publish(moment, transit)
     for part in moment.of(Vehicles).parts:
         if not part.claimed_by and part.orphan is None:
             passage.publish_orphan(moment, part)
-    moment.of(Vehicles).parts = tuple(
-        declared.let_go(moment, part) for part in moment.of(Vehicles).parts
-    )
-    calibration.on_stop(moment)
-    # Nobody watches any more; what still holds is raised anew at the next start.
-    for device, code in tuple(moment.of(Standing).standing):
-        clear_standing(moment, device, code)
+    vehicles = moment.of(Vehicles)
+    vehicles.parts = tuple(declared.let_go(moment, part) for part in vehicles.parts)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agent.analysis.detection.model import Verdict
 from agent.lane.moment import Moment
 from agent.lane.options.rules import SideOptions
 from agent.lane.state import LaneState, Memory
@@ -62,6 +63,22 @@ class Share:
     settings: PortalSettings | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NameWanted:
+    """A passage's spectrum whose name has been asked for.
+
+    ``found``: what detection made of it. ``is_alarm``: it is an alarm by itself. ``is_asked``: it
+    is, or its portal alarmed, so that any name is told; else only a natural one is.
+    """
+
+    question_id: str
+    until: Stamp
+    """The passage is not said before the name has come or this moment is past."""
+    found: Verdict
+    is_alarm: bool
+    is_asked: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transit:
     """One vehicle at the portal: one occupancy, or several that a short gap parts.
@@ -96,7 +113,11 @@ class Transit:
     """When the last of several occupancies began; None: there was but one."""
     spectral: SpectralPart | None = None
     is_sealed: bool = False
-    """No further occupancy can join it and its alarms are cleared."""
+    """No further occupancy can join it."""
+    name_wanted: NameWanted | None = None
+    """None: nothing is to be named, or it has been."""
+    is_closed: bool = False
+    """Its alarms are cleared, named or not."""
     published: Passage | None = None
     event: EventSource | None = None
     """What its file is made of, once it has left with a radiation alarm."""

@@ -14,7 +14,7 @@ with the old one is carried over, so that the background stays the background.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from agent.lane.links import Links
 from agent.lane.moment import Moment
 from agent.lane.occupancy import Tellers
 from agent.lane.options.spectral import SpectralRules
-from agent.lane.spectra.memory import Crystals, GainTrack, Gathered, Scale, Spectra
+from agent.lane.question import Answer, Question
+from agent.lane.spectra.memory import Crystals, FitWanted, GainTrack, Gathered, Scale, Spectra
 from agent.lane.spectra.slices import EmptyLane, Floats, Slice
 from agent.lane.vehicles import Vehicles
 from agent.records import Audit, DetectorGain, Stamp
@@ -58,10 +59,52 @@ ANYWHERE = GainPrior(sigma_gain=0.05, sigma_offset_kev=1.0)
 """Drift moves the gain, hardly the offset: left free, the two would stand in for each other."""
 BY_LINE = GainPrior(sigma_gain=0.01)
 """A line is looked for within three per cent of where it stood: Co-60's stands nine away."""
+HOLDS_AFTER_S = 10.0
+"""What a sample told holds from so long after it while nothing is there, live and replayed."""
 _REFERENCE_KEV = 1000.0
 
 
 NOMINAL = Scale()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GainMeasured(Answer):
+    """What a sample told."""
+
+    fit: GainFit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GainAsked(Question):
+    """The question on which scale a sample of the empty lane was counted.
+
+    ``counts`` (bin,) on ``gain.TRACKED_KEV`` over ``live_s``; ``ground`` (component, bin): the
+    natural background on the same; ``top_kev``: where the detector's channels end nominally.
+    ``near`` None: the gain is not known yet, and is looked for anywhere. ``gain``: the last one.
+    ``peak_kev``: the width that potassium's line has [keV].
+    """
+
+    counts: Floats
+    live_s: float
+    ground: Floats
+    top_kev: float
+    near: GainPrior | None
+    gain: float
+    peak_kev: float
+
+    def answer(self) -> GainMeasured:
+        """Return the fit near the last gain, or else anywhere; it takes some 0.1 s."""
+        counts, live_s = self.counts, self.live_s
+        if self.near is not None:
+            fit = track(counts, live_s, TRACKED_KEV, self.ground, self.near, self.top_kev)
+            if fit.gain is not None:
+                return GainMeasured(fit=fit)
+        fit = track(counts, live_s, TRACKED_KEV, self.ground, ANYWHERE, self.top_kev)
+        if fit.gain is not None:
+            return GainMeasured(fit=fit)
+        # A background that is not the four shapes may still show the line of potassium.
+        prior = replace(BY_LINE, gain=self.gain)
+        return GainMeasured(fit=of_line(counts, TRACKED_KEV, self.peak_kev, prior) or fit)
 
 
 def scale_of(spectra: Spectra, detector: str) -> Scale:
@@ -100,8 +143,11 @@ def on_interval(
     new = Gathered(counts=on_grid(reading.counts, nominal_kev, TRACKED_KEV), live_s=live_s)
     followed = _with(followed, new, middle.mono_us, rules.options.guard_s)
     moment.of(Crystals).spectra = replace(spectra, gains={**spectra.gains, detector: followed})
+    wanted = followed.fit
+    if wanted is not None and wanted.fit is not None and middle.mono_us >= wanted.from_us:
+        _use_fit(moment, device, detector, wanted, wanted.fit)
     if _is_whole(followed) or _is_overdue(followed, middle.mono_us):
-        _judge(moment, device, detector, middle)
+        _ask(moment, device, detector, middle)
 
 
 def corrected(energy: EnergyCalibration | None, scale: Scale) -> EnergyCalibration | None:
@@ -234,17 +280,68 @@ def _is_overdue(followed: GainTrack, at_us: int) -> bool:
 # ------------------------------------------------------------------ what it tells
 
 
-def _judge(moment: Moment, device: str, detector: str, middle: Stamp) -> None:
-    """Fit a sample that is whole and due; one that is whole too early makes room for a new one."""
+def _ask(moment: Moment, device: str, detector: str, middle: Stamp) -> None:
+    """Have a sample fitted that is whole and due; one too early makes room for a new one."""
     rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     assert rules is not None
     assert spectra is not None
     before = spectra.gains[detector]
     now = replace(before, sample=_nothing(), sample_us=middle.mono_us)
-    if middle.mono_us >= before.due_us:
-        fit = _fit(before, rules)
-        now = replace(now, due_us=middle.mono_us + round(rules.options.gain_every_s * 1e6))
-        now = _after(now, fit, middle, rules.options.gain_limit)
+    if middle.mono_us >= before.due_us and before.fit is None:
+        question = _question(before, rules, f"{detector}-gain-{middle.mono_us}")
+        moment.questions.append(question)
+        wanted = FitWanted(
+            question_id=question.question_id,
+            at=middle,
+            from_us=middle.mono_us + round(HOLDS_AFTER_S * 1e6),
+        )
+        now = replace(
+            now, due_us=middle.mono_us + round(rules.options.gain_every_s * 1e6), fit=wanted
+        )
+    _put(moment, device, {**spectra.gains, detector: now})
+
+
+def _question(followed: GainTrack, rules: SpectralRules, question_id: str) -> GainAsked:
+    assert rules.ground is not None
+    near = None
+    if followed.scale.measured is not None and followed.out_by is None:
+        near = replace(NEAR, gain=followed.gain)
+    return GainAsked(
+        question_id=question_id,
+        counts=followed.sample.counts,
+        live_s=followed.sample.live_s,
+        ground=rules.ground,
+        top_kev=float(followed.nominal_kev[-1]),
+        near=near,
+        gain=followed.gain,
+        peak_kev=rules.known.limits.resolution_662 * float(np.sqrt(661.7 * POTASSIUM_KEV)),
+    )
+
+
+def on_fit(moment: Moment, question_id: str, answer: GainMeasured | None) -> None:
+    """Take the fit of a sample, to be used in its moment; None: there is none, the next will do.
+
+    Its moment is the first interval of the empty lane at ``from_us`` or later.
+    """
+    spectra = moment.state.of(Crystals).spectra
+    for detector, followed in () if spectra is None else spectra.gains.items():
+        wanted = followed.fit
+        if wanted is None or wanted.question_id != question_id:
+            continue
+        fitted = None if answer is None else replace(wanted, fit=answer.fit)
+        now = replace(followed, fit=fitted)
+        assert spectra is not None
+        moment.of(Crystals).spectra = replace(spectra, gains={**spectra.gains, detector: now})
+        return
+
+
+def _use_fit(moment: Moment, device: str, detector: str, wanted: FitWanted, fit: GainFit) -> None:
+    """Let the spectra of a detector stand on what its last sample told."""
+    rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
+    assert rules is not None
+    assert spectra is not None
+    before = spectra.gains[detector]
+    now = _after(replace(before, fit=None), fit, wanted.at, rules.options.gain_limit)
     if now.scale.gain != before.scale.gain or now.scale.offset_kev != before.scale.offset_kev:
         grid_kev = rules.shapes.library.edges_kev
         moment.of(Crystals).spectra = _carried_over(
@@ -252,24 +349,6 @@ def _judge(moment: Moment, device: str, detector: str, middle: Stamp) -> None:
         )
         _audit(moment, device, detector, before.scale, now.scale)
     _put(moment, device, {**spectra.gains, detector: now})
-
-
-def _fit(followed: GainTrack, rules: SpectralRules) -> GainFit:
-    """Return the fit near the last gain, or else anywhere."""
-    assert rules.ground is not None
-    sample, top_kev = followed.sample, float(followed.nominal_kev[-1])
-    if followed.scale.measured is not None and followed.out_by is None:
-        near = replace(NEAR, gain=followed.gain)
-        fit = track(sample.counts, sample.live_s, TRACKED_KEV, rules.ground, near, top_kev)
-        if fit.gain is not None:
-            return fit
-    fit = track(sample.counts, sample.live_s, TRACKED_KEV, rules.ground, ANYWHERE, top_kev)
-    if fit.gain is not None:
-        return fit
-    # A background that is not the four shapes may still show the line of potassium.
-    peak_kev = rules.known.limits.resolution_662 * float(np.sqrt(661.7 * POTASSIUM_KEV))
-    prior = replace(BY_LINE, gain=followed.gain)
-    return of_line(sample.counts, TRACKED_KEV, peak_kev, prior) or fit
 
 
 def _after(followed: GainTrack, fit: GainFit, at: Stamp, limit: float) -> GainTrack:

@@ -264,7 +264,8 @@ def _alarm_if_due(moment: Moment, transit: Transit) -> None:
     found = model.verdict(passage.model, passage.stream)
     if float(found.p) >= rules.options.false_alarm_rate:
         return
-    finding = spectral_part.finding(moment, found, None)
+    detectors = spectra.gathering.detectors
+    finding = spectral_part.finding_of(detectors, rules.options.false_alarm_rate, found, None)
     put(moment, latch(moment, transit, finding))
     moment.of(Crystals).spectra = replace(spectra, passage=replace(passage, is_alarmed=True))
 

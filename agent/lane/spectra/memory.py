@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.detection.model import Model, Stream
+from agent.analysis.energy.gain import GainFit
 from agent.lane.spectra.slices import EmptyLane, Floats, Gathering, Slice
 from agent.lane.state import Memory
 from agent.records import BackgroundQuality, Stamp
@@ -67,6 +68,20 @@ class Gathered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FitWanted:
+    """A sample that is being fitted; ``fit`` None: the answer has not come.
+
+    What is found holds from a stated moment on, so that it is the same live and replayed.
+    """
+
+    question_id: str
+    at: Stamp
+    """When the last of the sample was counted."""
+    from_us: int
+    fit: GainFit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GainTrack:
     """How the gain of one detector is followed.
 
@@ -88,6 +103,8 @@ class GainTrack:
     """No fit before that."""
     failed: int = 0
     """So many fits in a row told nothing, or no sample came together."""
+    fit: FitWanted | None = None
+    """None: no sample is being fitted."""
     out_by: float | None = None
     """The gain is out of bounds by its last fit: its distance from 1; None: it is not."""
 

@@ -10,17 +10,19 @@ from agent.analysis.detection import model
 from agent.analysis.detection.model import STATISTICS, Verdict
 from agent.lane.alarms import Finding, latch, stated_p, worded_p
 from agent.lane.moment import Moment
-from agent.lane.spectra import gain_tracking, naming
+from agent.lane.spectra import gain_tracking
 from agent.lane.spectra.memory import Crystals, PassSpectra, Spectra
-from agent.lane.spectra.naming import Named
+from agent.lane.spectra.naming import NameAsked, Named
 from agent.lane.spectra.slices import Floats, Slice
-from agent.lane.vehicles import Transit
+from agent.lane.vehicles import NameWanted, Transit
 from agent.records import Evidence, Severity, SpectralPart
 
 LEAST_BACKGROUND_S = 10.0
 """With less exposure of the empty lane nothing is judged."""
 NORM_LOOK_P = 0.05
 """A passage no likelier than this is looked at for natural radioactivity, alarming or not."""
+NAMED_WITHIN_S = 5.0
+"""A passage waits so long for its name; on a small gateway one takes a second, and lanes queue."""
 
 
 def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
@@ -43,7 +45,7 @@ def summed(passage: PassSpectra, new: Slice) -> tuple[Floats, Floats]:
 
 
 def made_of(moment: Moment, transit: Transit, passage: PassSpectra) -> tuple[SpectralPart, Transit]:
-    """Return what the passage comes to, and the vehicle with its alarm."""
+    """Return what the passage comes to, and the vehicle with its alarm; its name is asked for."""
     rules, spectra = moment.rules.spectral, moment.of(Crystals).spectra
     assert rules is not None
     assert spectra is not None
@@ -75,39 +77,61 @@ def made_of(moment: Moment, transit: Transit, passage: PassSpectra) -> tuple[Spe
     stream = model.end(passage.model, passage.stream)
     found = model.verdict(passage.model, stream)
     is_alarm = passage.is_alarmed or float(found.p) < rules.options.false_alarm_rate
-    named = None
     is_asked = is_alarm or any(a.kind == "gamma" for a in transit.alarms)
-    if is_asked or float(found.p) < NORM_LOOK_P:
-        exposure_s = float(passage.background_s[passage.used].mean())
-        summed_up = [summed(passage, each) for each in passage.slices]
-        named = naming.named(summed_up, exposure_s, found, rules, is_alarm=is_alarm)
     part = replace(
         part,
         alarm=is_alarm,
         statistic=STATISTICS[int(found.statistic)],
         p=stated_p(float(found.p)),
     )
-    if named is not None and (is_alarm or named.norm or (is_asked and named.nuclides)):
-        part = replace(
-            part,
-            category=named.category,
-            nuclides=named.nuclides,
-            norm=named.norm,
-            extent_s=named.extent_s,
+    if is_alarm and not passage.is_alarmed:
+        finding = finding_of(part.detectors, part.false_alarm_rate, found, None)
+        transit = latch(moment, transit, finding)
+    if is_asked or float(found.p) < NORM_LOOK_P:
+        wanted = NameWanted(
+            question_id=f"{transit.passage_id}-name",
+            until=moment.stamp.forward(NAMED_WITHIN_S),
+            found=found,
+            is_alarm=is_alarm,
+            is_asked=is_asked,
         )
-    if is_alarm:
-        transit = latch(moment, transit, finding(moment, found, named))
+        transit = replace(transit, name_wanted=wanted)
+        part = replace(part, naming="pending")
+        moment.questions.append(
+            NameAsked(
+                question_id=wanted.question_id,
+                slices=tuple(summed(passage, each) for each in passage.slices),
+                background_s=float(passage.background_s[passage.used].mean()),
+                found=found,
+                rules=rules,
+                is_alarm=is_alarm,
+            )
+        )
     return part, transit
 
 
-def finding(moment: Moment, found: Verdict, named: Named | None) -> Finding:
+def with_name(part: SpectralPart, wanted: NameWanted, named: Named | None) -> SpectralPart:
+    """Return what the passage comes to by its name; None: nobody could find one."""
+    if named is None:
+        return replace(part, naming="failed")
+    part = replace(part, naming="done")
+    if not (wanted.is_alarm or named.norm or (wanted.is_asked and named.nuclides)):
+        return part
+    return replace(
+        part,
+        category=named.category,
+        nuclides=named.nuclides,
+        norm=named.norm,
+        extent_s=named.extent_s,
+    )
+
+
+def finding_of(
+    detectors: tuple[str, ...], false_alarm_rate: float, found: Verdict, named: Named | None
+) -> Finding:
     """Return the alarm; what nobody has named yet is not benign, so it ranks high."""
-    rules = moment.rules.spectral
-    assert rules is not None
     p = stated_p(float(found.p))
     statistic = STATISTICS[int(found.statistic)]
-    spectra = moment.of(Crystals).spectra
-    detectors = () if spectra is None else spectra.gathering.detectors
     device = detectors[0].partition("/")[0]
     names = () if named is None else tuple(n.name for n in named.nuclides)
     category = None if named is None else named.category
@@ -127,7 +151,7 @@ def finding(moment: Moment, found: Verdict, named: Named | None) -> Finding:
             Evidence(
                 test=statistic,
                 statistic=round(float(found.z), 3),
-                threshold=rules.options.false_alarm_rate,
+                threshold=false_alarm_rate,
                 p=p,
                 window_s=round(2.0 * float(found.half_width_s), 2),
             ),

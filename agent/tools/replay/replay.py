@@ -18,9 +18,9 @@ from typing import cast
 from agent.config.spectral import spectral_rules, window_rules
 from agent.delivery.wire import Encoder, Identity, stream_of
 from agent.evidence.event import EventFiles
+from agent.lane.inline import step_answered
 from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
-from agent.lane.step import step
 from agent.records import Alarm, LaneEvent, LinkChange, Passage, Record, Stamp, Stop, Timed
 from agent.settings import LaneConfig
 from agent.tools.replay.daily import read_daily
@@ -206,7 +206,7 @@ class Replay:
         return []
 
     def _take(self, event: LaneEvent) -> Iterator[bytes]:
-        self._state, records = step(self._state, event, self._rules)
+        self._state, records = step_answered(self._state, event, self._rules)
         if self._watch is not None:
             self._watch(event, self._state, records)
         for record in map(self._files.attach, records):

@@ -1,0 +1,107 @@
+"""The process beside the daemon that does its long work, one job after the other.
+
+``agent.daemon.long_work`` starts it and speaks to it over its standard input and output, which only
+the daemon has. A frame is its length (eight bytes, big-endian) and a pickle: to the worker a
+``Keep``, a ``Forget`` or a job, from it the job's answer. What is kept is named in later jobs by
+its number, so that what a lane looks for crosses once and not with every question.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol, TypeVar
+
+LENGTH = struct.Struct(">Q")
+NICENESS = 10
+"""An alarm goes before a name."""
+
+
+A_co = TypeVar("A_co", covariant=True)
+
+
+class Job(Protocol[A_co]):
+    """Something that takes long."""
+
+    def answer(self) -> A_co:
+        """Return what came of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep this for jobs to come."""
+
+    number: int
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """No job will name this any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The job raised; its traceback stands in the log."""
+
+    text: str
+
+
+class Unpickler(pickle.Unpickler):
+    """Puts what is kept in its places."""
+
+    def __init__(self, file: BinaryIO, kept: dict[int, object]) -> None:
+        super().__init__(file)
+        self._kept = kept
+
+    def persistent_load(self, pid: object) -> object:
+        """Return what is kept under that number."""
+        assert isinstance(pid, int)
+        return self._kept[pid]
+
+
+def frame(data: bytes) -> bytes:
+    """Return the bytes with their length before them."""
+    return LENGTH.pack(len(data)) + data
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer jobs until the input ends."""
+    kept: dict[int, object] = {}
+    while len(head := source.read(LENGTH.size)) == LENGTH.size:
+        data = source.read(LENGTH.unpack(head)[0])
+        said = Unpickler(io.BytesIO(data), kept).load()
+        if isinstance(said, Keep):
+            kept[said.number] = said.value
+        elif isinstance(said, Forget):
+            kept.pop(said.number, None)
+        else:
+            sink.write(frame(pickle.dumps(_answer(said), pickle.HIGHEST_PROTOCOL)))
+            sink.flush()
+
+
+def _answer(job: Job[object]) -> object:
+    try:
+        return job.answer()
+    except Exception as exc:  # noqa: BLE001 - the boundary of this process; said to the daemon
+        traceback.print_exc()
+        return Failed(f"{type(exc).__name__}: {exc}")
+
+
+def main() -> None:
+    """Serve on standard input and output; whatever prints goes to the log."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    # At a stop the service manager signals all processes: the daemon ends this one when it is done.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
+    serve(source, sink)
