@@ -131,7 +131,7 @@ def _with_spectra(moment: Moment, transit: Transit, source: EventSource) -> Even
         readings=(*readings, *source.readings),
         material=rules.options.detector,
         spectral_background=_frozen(passage, spectra.gathering.detectors),
-        grid_kev=tuple(rules.shapes.library.edges_kev.tolist()),
+        grid_kev=tuple(round(edge, 6) for edge in rules.shapes.library.edges_kev.tolist()),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from agent.analysis.counting.gross import groups_of, neutron_tail_p, nsigma, rounding_explains
-from agent.lane.alarms import Finding, clear_standing, latch, stand, worded_p
+from agent.lane.alarms import Finding, clear_standing, latch, stand, stated_p, worded_p
 from agent.lane.moment import Moment
 from agent.lane.occupancy import enter, tally_of, with_tally
 from agent.lane.options.portals import RpmOptions
@@ -437,7 +437,11 @@ def on_neutron(moment: Moment, device: str, reading: NeutronCounts) -> None:
 
 
 def _neutron_evidence(portal: Portal, rules: LaneRules, real_time_s: float) -> Evidence | None:
-    """Return the least likely of the windows of 1, 2 … seconds; None: background not known."""
+    """Return the least likely of the windows of 1, 2 … seconds; None: background not known.
+
+    What is compared and said is the p-value as records state it: processors differ in its last
+    digits.
+    """
     background_cps = portal.background.neutron_cps
     if background_cps is None:
         return None
@@ -447,7 +451,7 @@ def _neutron_evidence(portal: Portal, rules: LaneRules, real_time_s: float) -> E
     for seconds in range(1, len(portal.neutrons) + 1):
         window_s = seconds * real_time_s
         observed = sum(portal.neutrons[-seconds:])
-        p = neutron_tail_p(observed, window_s, background_cps, background_s)
+        p = stated_p(neutron_tail_p(observed, window_s, background_cps, background_s))
         if best is None or best.p is None or p < best.p:
             best = Evidence(
                 test="poisson_tail",

@@ -61,6 +61,8 @@ BY_LINE = GainPrior(sigma_gain=0.01)
 """A line is looked for within three per cent of where it stood: Co-60's stands nine away."""
 HOLDS_AFTER_S = 10.0
 """What a sample told holds from so long after it while nothing is there, live and replayed."""
+DIGITS = 9
+"""Of a corrected energy: an electronvolt in a few MeV; the rest is the processor's."""
 _REFERENCE_KEV = 1000.0
 
 
@@ -151,14 +153,19 @@ def on_interval(
 
 
 def corrected(energy: EnergyCalibration | None, scale: Scale) -> EnergyCalibration | None:
-    """Return a device's calibration as the scale corrects it."""
+    """Return a device's calibration as the scale corrects it, to ``DIGITS`` significant digits."""
     if energy is None or scale == NOMINAL:
         return energy
     if energy.edges_kev:
         edges = scale.true_kev(np.asarray(energy.edges_kev, dtype=float))
-        return EnergyCalibration(edges_kev=tuple(edges.tolist()))
+        return EnergyCalibration(edges_kev=tuple(map(_stated, edges.tolist())))
     first, *rest = (scale.gain * value for value in energy.coefficients_kev)
-    return EnergyCalibration(coefficients_kev=(scale.offset_kev + first, *rest))
+    coefficients = (scale.offset_kev + first, *rest)
+    return EnergyCalibration(coefficients_kev=tuple(map(_stated, coefficients)))
+
+
+def _stated(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def used(spectra: Spectra, detectors: tuple[str, ...], at: Stamp) -> tuple[DetectorGain, ...]:
