@@ -19,7 +19,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal, Protocol, runtime_checkable
 
-from drivers.readings import Reading
+from drivers.readings import DeviceState, Reading
 
 Parity = Literal["N", "E", "O"]
 Table = Literal["coils", "discrete", "input", "holding"]
@@ -329,3 +329,44 @@ class EqualFrames:
     def forget(self) -> None:
         """Start again: what came before no longer counts."""
         self._last, self._seen = b"", 0
+
+
+class Conditions:
+    """What stands of a device, so that each condition is told where it changed, and not again.
+
+    Parameters
+    ----------
+    told_first : conditions that are told at the first look too where they do not hold
+    """
+
+    def __init__(self, *told_first: str) -> None:
+        self._told_first = told_first
+        self._stands: dict[str, bool] = {}
+        self._active_reads: dict[str, int] = {}
+
+    def turned(self, name: str, *, active: bool, detail: str = "") -> list[Reading]:
+        """Return that a condition began or ended; empty: it is as it was told."""
+        before = self._stands.get(name, None if name in self._told_first else False)
+        if before is active:
+            return []
+        self._stands[name] = active
+        return [DeviceState(condition=name, active=active, detail=detail)]
+
+    def stuck(self, signal: str, *, active: bool, period_s: float, limit_s: float) -> list[Reading]:
+        """Take a read of a signal, one each ``period_s``; it is stuck once active for so long."""
+        reads = self._active_reads.get(signal, 0) + 1 if active else 0
+        self._active_reads[signal] = reads
+        is_stuck = (reads - 1) * period_s >= limit_s
+        detail = f"active for {limit_s:g} s" if is_stuck else ""
+        return self.turned(f"{signal}_stuck", active=is_stuck, detail=detail)
+
+    def lost(self, *also: str) -> list[Reading]:
+        """Forget all; return what nobody knows now: what stood, and of ``also`` what was told."""
+        unknown: list[Reading] = [
+            DeviceState(condition=name, active=None)
+            for name, active in self._stands.items()
+            if active or name in also
+        ]
+        self._stands.clear()
+        self._active_reads.clear()
+        return unknown

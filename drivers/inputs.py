@@ -11,16 +11,17 @@ same address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
 from drivers.base import Block, Table
 from drivers.counters import Counters, Gain
-from drivers.readings import BadFrame, Reason
-from drivers.registers import Part, plan
+from drivers.readings import BadFrame, Reading, Reason
+from drivers.registers import Part, plan, refusal
 
 UNWIRED = -1
 MOXA_CONTACTS_START = 0x0000
@@ -115,43 +116,117 @@ def check_modulus(modulus: int, bits: int) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CounterForm:
-    """How a module's counters stand in its registers, and where they return to 0."""
-
-    bits: Literal[16, 32]
-    order: WordOrder
-    modulus: int
+class ModuleOptions(Protocol):
+    """The options that every driver of an input module has."""
 
     @property
-    def words(self) -> int:
-        """Return how many registers a counter takes."""
-        return self.bits // 16
+    def counter_bits(self) -> Literal[16, 32]:
+        """Width of a counter [bit]."""
+
+    @property
+    def word_order(self) -> WordOrder:
+        """Which word of 32 bits comes first."""
+
+    @property
+    def counter_modulus(self) -> int:
+        """Where a counter returns to 0; 0: at its width."""
+
+    @property
+    def contacts_period_s(self) -> float:
+        """How often the contacts are read [s]."""
+
+    @property
+    def counters_period_s(self) -> float:
+        """How often the counters are read [s]."""
+
+    @property
+    def max_increments(self) -> int:
+        """How much a counter gains at most between two reads."""
+
+    @property
+    def max_increments_after_gap(self) -> int:
+        """How much it gains at most while the module was lost."""
 
 
-def counted(
-    points: Mapping[str, Point],
-    table: Table,
-    values: Mapping[int, int],
-    *,
-    form: CounterForm,
-    counters: Counters,
-) -> tuple[list[Gain], list[BadFrame]]:
-    """Return what the counters among ``values`` gained, and which of them are beyond belief."""
-    gains: list[Gain] = []
-    refused: list[BadFrame] = []
-    for name, point in points.items():
-        if point.counter_table != table or point.counter not in values:
-            continue
-        now = figure(point.counter, values, words=form.words, order=form.order)
-        if now >= form.modulus:
-            detail = f"counter of {name} reads {now}, above its modulus {form.modulus}"
-            refused.append(BadFrame.of(Reason.RANGE, now.to_bytes(4, "big"), detail))
-            continue
-        gain = counters.take(name, now, form.modulus)
-        if gain is not None:
-            gains.append(gain)
-    return gains, refused
+class InputModule(ABC):
+    """Reads a module's contacts and counters; what they mean is the driver's own.
+
+    Parameters
+    ----------
+    points : where each signal stands, by its name
+    uncounted : signals whose counters say nothing, whatever stands beside their contacts
+    """
+
+    def __init__(
+        self, options: ModuleOptions, points: Mapping[str, Point], uncounted: Container[str] = ()
+    ) -> None:
+        self._points = points
+        self._counted = {name: point for name, point in points.items() if name not in uncounted}
+        self._words = options.counter_bits // 16
+        self._order = options.word_order
+        self._modulus = options.counter_modulus or 1 << options.counter_bits
+        self._contacts_period_s = options.contacts_period_s
+        self._counters_period_s = options.counters_period_s
+        self._counters = Counters(
+            max_increments=options.max_increments,
+            max_increments_after_gap=options.max_increments_after_gap,
+        )
+        self._blocks = input_blocks(
+            points.values(),
+            words=self._words,
+            contacts_period_s=options.contacts_period_s,
+            counters_period_s=options.counters_period_s,
+        )
+
+    @abstractmethod
+    def _contact(self, name: str, readings: list[Reading], *, closed: bool) -> None:
+        """Take what one contact reads."""
+
+    @abstractmethod
+    def _gained(self, gains: list[Gain], readings: list[Reading]) -> None:
+        """Take what the counters of one block gained."""
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return what to read: contacts often, counters less; a counter is never cut in two."""
+        return self._blocks
+
+    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
+        """Return what the registers say; never raises.
+
+        Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
+        """
+        fault = refusal(block, self._blocks, registers)
+        if fault is not None:
+            return [fault]
+        values = {block.address + i: value for i, value in enumerate(registers)}
+        readings: list[Reading] = []
+        # Contacts and counters may share a table; the block's period tells what it was read for.
+        if block.period_s == self._contacts_period_s:
+            for name, point in self._points.items():
+                if point.contact_table == block.table and point.contact in values:
+                    closed = is_closed(point, values[point.contact])
+                    self._contact(name, readings, closed=closed)
+        if block.period_s == self._counters_period_s:
+            self._gained(self._gains(block.table, values, readings), readings)
+        return readings
+
+    def _gains(
+        self, table: Table, values: Mapping[int, int], readings: list[Reading]
+    ) -> list[Gain]:
+        """Return what the counters among ``values`` gained; one beyond belief is refused."""
+        gains: list[Gain] = []
+        for name, point in self._counted.items():
+            if point.counter_table != table or point.counter not in values:
+                continue
+            now = figure(point.counter, values, words=self._words, order=self._order)
+            if now >= self._modulus:
+                detail = f"counter of {name} reads {now}, above its modulus {self._modulus}"
+                readings.append(BadFrame.of(Reason.RANGE, now.to_bytes(4, "big"), detail))
+                continue
+            gain = self._counters.take(name, now, self._modulus)
+            if gain is not None:
+                gains.append(gain)
+        return gains
 
 
 def is_closed(point: Point, value: int) -> bool:

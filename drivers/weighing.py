@@ -60,7 +60,58 @@ class Wire:
     equal_frames: int = 2
 
 
-class FramedDriver:
+class Weighing:
+    """What drivers of frames and of lines share: the request, the vote, and what is refused.
+
+    Parameters
+    ----------
+    request : what asks for a weight; empty: the device just talks
+    """
+
+    def __init__(self, *, request: bytes, poll_interval_s: float, equal_frames: int) -> None:
+        self._request = request
+        self._poll_interval_s = poll_interval_s
+        self._vote = EqualFrames(equal_frames)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._is_joining = True
+        self._has_answer = False
+        self._vote.forget()
+
+    @property
+    def poll_period_s(self) -> float | None:
+        """How often to poll [s]; None: the device just talks."""
+        return self._poll_interval_s if self._request else None
+
+    def poll(self) -> bytes:
+        """Return the request; nothing where the device sends by itself."""
+        self._has_answer = False
+        return self._request
+
+    def _unanswered(self, detail: str) -> list[Reading]:
+        """Return that the request went unanswered; empty: it was answered, or nothing was asked."""
+        if self._has_answer or not self._request:
+            return []
+        self._vote.forget()
+        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
+
+    def _weighed(self, said: Weight, frame: bytes, readings: list[Reading]) -> None:
+        if said.stable is False and said.range == "ok":
+            # A load in motion never shows the same figure twice, and is never a weighing result.
+            self._vote.forget()
+            readings.append(said)
+        elif self._vote.agrees(frame):
+            readings.append(said)
+
+    def _refuse(self, bad: BadFrame, readings: list[Reading]) -> None:
+        self._vote.forget()
+        # The first bytes heard may be the rest of a frame that was running.
+        if not (self._is_joining and bad.reason in (Reason.SYNTAX, Reason.LENGTH)):
+            readings.append(bad)
+
+
+class FramedDriver(Weighing):
     """Frames in, weights out; keeps the running frame and asks one thing at a time.
 
     Parameters
@@ -69,24 +120,16 @@ class FramedDriver:
     """
 
     def __init__(self, wire: Wire, read: Callable[[bytes], Weight | BadFrame]) -> None:
+        super().__init__(
+            request=wire.request,
+            poll_interval_s=wire.poll_interval_s,
+            equal_frames=wire.equal_frames,
+        )
         self._wire = wire
         self._read = read
-        self._vote = EqualFrames(wire.equal_frames)
         self._buffer = bytearray()
-        self._reset()
-
-    def _reset(self) -> None:
-        self._buffer.clear()
         self._is_shedding = False
-        self._is_joining = True
         self._is_asked = False
-        self._has_answer = False
-        self._vote.forget()
-
-    @property
-    def poll_period_s(self) -> float | None:
-        """How often to poll [s]; None: the device just talks."""
-        return self._wire.poll_interval_s if self._wire.request else None
 
     @property
     def buffered(self) -> int:
@@ -96,22 +139,21 @@ class FramedDriver:
     def poll(self) -> bytes:
         """Return the request; nothing where the device sends by itself."""
         self._is_asked = True
-        self._has_answer = False
-        return self._wire.request
+        return super().poll()
 
     def no_reply(self) -> list[Reading]:
         """Say that the request went unanswered; an answer that comes now is late, and refused."""
         self._is_asked = False
-        if self._has_answer or not self._wire.request:
-            return []
-        self._vote.forget()
-        detail = f"no answer to {self._wire.request!r} in time; check cable, baud and power"
-        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
+        return self._unanswered(
+            f"no answer to {self._request!r} in time; check cable, baud and power"
+        )
 
     def silence(self) -> list[Reading]:
         """Drop a half frame and say so."""
         half = bytes(self._buffer).lstrip(self._wire.between)
-        self._reset()
+        self._buffer.clear()
+        self._is_shedding = self._is_asked = False
+        self._begin_anew()
         if not half:
             return []
         return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a frame")]
@@ -173,12 +215,8 @@ class FramedDriver:
         said = self._understood(frame)
         if isinstance(said, BadFrame):
             self._refuse(said, readings)
-        elif said.stable is False and said.range == "ok":
-            # A load in motion never shows the same figure twice, and is never a weighing result.
-            self._vote.forget()
-            readings.append(said)
-        elif self._vote.agrees(frame):
-            readings.append(said)
+        else:
+            self._weighed(said, frame, readings)
 
     def _understood(self, frame: bytes) -> Weight | BadFrame:
         if self._wire.is_text and not frame.isascii():
@@ -192,12 +230,6 @@ class FramedDriver:
             return BadFrame.of(Reason.UNKNOWN, frame, detail)
         self._is_asked = False
         return said
-
-    def _refuse(self, bad: BadFrame, readings: list[Reading]) -> None:
-        self._vote.forget()
-        # The first bytes heard may be the rest of a frame that was running.
-        if not (self._is_joining and bad.reason in (Reason.SYNTAX, Reason.LENGTH)):
-            readings.append(bad)
 
 
 def figure(field: bytes, mark: str = ".") -> Decimal | None:
@@ -221,10 +253,10 @@ def known_unit(field: bytes) -> str | None:
     return text if text in KG_PER_UNIT else None
 
 
-def refused_unit(frame: bytes, field: bytes) -> BadFrame:
-    """Return the refusal of a unit that is none of ours."""
-    names = ", ".join(KG_PER_UNIT)
-    detail = f"unit {field.strip()!r} is none of {names}; change the scale's unit"
+def refused_unit(frame: bytes, unit: bytes | str, owner: str = "scale") -> BadFrame:
+    """Return the refusal of a unit that is none of ours; ``owner`` is what shows it."""
+    seen = unit.strip() if isinstance(unit, bytes) else unit
+    detail = f"unit {seen!r} is none of {', '.join(KG_PER_UNIT)}; change the {owner}'s unit"
     return BadFrame.of(Reason.UNIT, frame, detail)
 
 

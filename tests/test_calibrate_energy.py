@@ -264,6 +264,16 @@ def test_broken_arrays_are_refused(tmp_path, arrays):
         read_spectrum(tmp_path / "a.npz", None, detector=None, only_vacant=False)
 
 
+def test_an_npz_file_whose_packed_numbers_are_damaged_is_refused_by_name(tmp_path):
+    file = tmp_path / "damaged.npz"
+    np.savez_compressed(file, counts=np.arange(1000))
+    content = bytearray(file.read_bytes())
+    content[60:90] = b"\xff" * 30  # inside the packed numbers: zlib finds it, not zipfile
+    file.write_bytes(content)
+    with pytest.raises(SpectrumFileError, match="not a readable npz"):
+        read_spectrum(file, None, detector=None, only_vacant=False)
+
+
 # ------------------------------------------------------------------ captures
 
 SCALE = EnergyCalibration(coefficients_kev=(0.0, 3.0))

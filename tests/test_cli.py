@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 
 import pytest
 from agent_process import (
@@ -23,7 +25,7 @@ from agent_process import (
 )
 from mosquitto import free_port
 
-from agent.cli import main
+from agent.cli import command_line, main, tool_of
 
 GOOD_LINE = "GB,000400,000400,000400,000400,2026-03-01 09:00:00.000 +00\r\n"
 
@@ -223,6 +225,41 @@ def test_every_command_has_help_and_the_scenes_are_listed(capsys):
         main(["--version"])
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith("checkpointd ")
+
+
+def leaves(parser):
+    """Yield every command without sub-commands of its own."""
+    kinds = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for kind in kinds:
+        for below in kind.choices.values():
+            yield from leaves(below)
+    if not kinds:
+        yield parser
+
+
+def test_every_command_names_a_tool_that_there_is():
+    commands = [*leaves(command_line())]
+    assert len(commands) > 12, "the commands were not found"
+    for command_of_its_own in commands:
+        assert callable(tool_of(command_of_its_own.get_default("tool")))
+
+
+def test_help_loads_no_library_and_no_tool():
+    asked = "import sys, agent.cli\ntry: agent.cli.main(['--help'])\nfinally: print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    ).stdout
+    loaded = set(said.splitlines()[-1].split())
+    assert "agent.cli" in loaded
+    assert not loaded & {"numpy", "msgspec", "scipy", "rich", "asyncio", "drivers", "simulators"}
+    tools = {name for name in loaded if name.startswith("agent.")}
+    assert tools == {
+        "agent.cli",
+        "agent.tools",
+        "agent.tools.terminal",
+        "agent.tools.calibrate",
+        "agent.tools.calibrate.kinds",
+    }
 
 
 def test_an_unknown_command_and_none_are_named(capsys):

@@ -33,7 +33,7 @@ from agent.config.options import options_of
 from agent.lane.options.lane import LaneOptions
 from agent.lane.options.spectral import SpectralOptions
 from agent.settings import DeviceOptions, GatewayOptions, JournalOptions, MqttOptions
-from agent.tools.check import check_command
+from agent.tools.check import checked
 from drivers.base import find, names
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "config"
@@ -911,28 +911,28 @@ def test_check_says_good_and_what_changes(tmp_path):
     state.mkdir()
     save_last_good(load(directory), directory, state)
     against = state / "last-good"
-    text, code = check_command(directory, against=against)
+    text, code = checked(directory, against=against)
     assert code == 0
     assert "north/gw-1, lanes one, 1 devices" in text
     assert text.endswith("Nothing changes.")
     written(directory, GATEWAY + "window = 7\n")
-    text, code = check_command(directory, against=against)
+    text, code = checked(directory, against=against)
     assert code == 0
     assert text.endswith("What changes:\n  gateway.toml: mqtt.window 20 → 7")
 
 
 def test_check_ends_with_2_on_a_problem_and_0_on_a_warning(tmp_path):
-    text, code = check_command(written(tmp_path / "a", one=LANE + "nsigma = 0\n"))
+    text, code = checked(written(tmp_path / "a", one=LANE + "nsigma = 0\n"))
     assert code == 2
     assert text.endswith("1 problem; nothing changes")
     port = LANE.replace("tcp://127.0.0.1:1600", "/dev/ttyUSB0")
-    text, code = check_command(written(tmp_path / "b", one=port))
+    text, code = checked(written(tmp_path / "b", one=port))
     assert code == 0
     assert "warning" in text
 
 
 def test_check_speaks_to_machines(tmp_path):
-    text, code = check_command(written(tmp_path, one=LANE + "nsigma = 0\n"), as_json=True)
+    text, code = checked(written(tmp_path, one=LANE + "nsigma = 0\n"), as_json=True)
     said = json.loads(text)
     assert code == 2
     assert said["ok"] is False

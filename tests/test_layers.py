@@ -54,6 +54,7 @@ SHARED_BY_CODECS = (
     "drivers.slip",
     "drivers.text_lines",
     "drivers.weighing",
+    "drivers.weighing_lines",
     "drivers.xml_tree",
 )
 CODECS = (*SHARED_BY_CODECS, "drivers.rpm", "drivers.scale", "drivers.metal", "drivers.lane")

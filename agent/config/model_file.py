@@ -36,8 +36,7 @@ LARGEST_BYTES = 64 << 20
 MOST_WINDOWS = 16
 LEAST_SLICE_S, LONGEST_SLICE_S = 0.1, 2.0
 """Of a portal's intervals."""
-_BROKEN = (
-    # What zipfile, zlib, json and numpy raise for broken archives, members and headers.
+BROKEN_NPZ = (
     ValueError,
     LookupError,
     EOFError,
@@ -54,6 +53,7 @@ _BROKEN = (
     zlib.error,
     lzma.LZMAError,
 )
+"""What zipfile, zlib, json and numpy raise for broken archives, members and headers."""
 
 
 def model_bytes(model: Model) -> bytes:
@@ -131,7 +131,7 @@ def _loaded(path: Path, build: Callable[[dict[str, np.ndarray]], Model]) -> tupl
         raise _refused(path, exc.strerror or str(exc)) from exc
     try:
         arrays = _arrays(content)
-    except _BROKEN as exc:
+    except BROKEN_NPZ as exc:
         raise _refused(path, f"it is no file of learned thresholds ({_short(exc)})") from exc
     try:
         model = build(arrays)

@@ -20,7 +20,7 @@ from agent.clock import Clock
 from agent.daemon.link import Captured, DeviceLink, Lines, make_link
 from agent.records import LaneEvent, Stamp
 from agent.settings import DeviceConfig
-from agent.tools.terminal import wrong
+from agent.tools.terminal import WrongInputError, wrong_input
 
 PROGRESS_S = 1.0
 
@@ -106,27 +106,29 @@ def _ignore(_: LaneEvent) -> None:
 
 
 def capture_command(arguments: argparse.Namespace) -> int:
-    """Capture a lane's devices; 2 where the file, the lane or a device is wrong."""
-    try:
+    """Capture a lane's devices; 1 where nothing came.
+
+    Raises
+    ------
+    WrongInputError
+        Where the file, the lane or a device is wrong.
+    """
+    with wrong_input(configuration.ConfigError):
         lane = configuration.load_lane(arguments.lane, [])
-    except configuration.ConfigError as exc:
-        return wrong(str(exc))
     known = {device.name: device for device in lane.devices}
     unknown = [name for name in arguments.device if name not in known]
     if unknown:
-        return wrong(
+        raise WrongInputError(
             f"--device {unknown[0]}: {arguments.lane} has no such device; known are "
             f"{', '.join(known)}"
         )
     devices = [known[name] for name in arguments.device] or list(lane.devices)
-    try:
-        lines = asyncio.run(_until_interrupted(devices, arguments))
-    except FileExistsError:
-        return wrong(
-            f"{arguments.output}: it is there already, and a capture is never written over"
-        )
-    except OSError as exc:
-        return wrong(f"{exc.filename}: {exc.strerror}")
+    with wrong_input(OSError):
+        try:
+            lines = asyncio.run(_until_interrupted(devices, arguments))
+        except FileExistsError as exc:
+            text = f"{arguments.output}: it is there already, and a capture is never written over"
+            raise WrongInputError(text) from exc
     counted = ", ".join(f"{name} {n}" for name, n in sorted(lines.items())) or "nothing"
     print(f"{arguments.output}: {counted} lines", file=sys.stderr)
     return 0 if lines else 1

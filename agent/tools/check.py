@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.config import Difference, Examined, difference, examine, report
@@ -12,7 +14,19 @@ from agent.config import Difference, Examined, difference, examine, report
 EXIT_GOOD, EXIT_PROBLEMS = 0, 2
 
 
-def check_command(
+def check_command(arguments: argparse.Namespace) -> int:
+    """Check a configuration and print what is wrong with it, and what it changes."""
+    text, code = checked(
+        arguments.config,
+        against=arguments.against,
+        as_json=arguments.json,
+        now=datetime.now(UTC),
+    )
+    print(text, file=sys.stdout if code == EXIT_GOOD or arguments.json else sys.stderr)
+    return code
+
+
+def checked(
     directory: Path,
     *,
     against: Path | None = None,

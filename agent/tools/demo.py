@@ -7,6 +7,7 @@ what the centre received is compared with the truth of the vehicles that finishe
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -32,7 +33,7 @@ from agent.records import Stamp
 from agent.settings import Config
 from agent.tools.show import line_of
 from agent.tools.simulate import panel_tables, scene_of
-from agent.tools.terminal import wrong
+from agent.tools.terminal import WrongInputError, wrong_input
 from simulators.centre import Centre, Stored
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, LaneSimulator
@@ -91,17 +92,17 @@ max_gap_s = 5.0
 """
 
 
-def demo_command(scene_name: str, *, for_s: float | None, time_scale: float | None) -> int:
-    """Play the scene; 0: the centre received the truth, 1: it did not, 2: no such scene."""
+def demo_command(arguments: argparse.Namespace) -> int:
+    """Play the scene; 0: the centre received the truth, 1: it did not."""
     try:
         import amqtt.broker  # noqa: F401, PLC0415 - only to say early that it is missing
-    except ImportError:
-        return wrong("the demo needs its embedded broker: pip install 'checkpointd[demo]'")
-    try:
-        scene = scene_of(scene_name)
-    except SceneError as exc:
-        return wrong(str(exc))
-    scale = time_scale or _fitting_scale(scene, for_s)
+    except ImportError as exc:
+        text = "the demo needs its embedded broker: pip install 'checkpointd[demo]'"
+        raise WrongInputError(text) from exc
+    with wrong_input(SceneError):
+        scene = scene_of(arguments.scene)
+    for_s: float | None = arguments.for_s
+    scale = arguments.time_scale or _fitting_scale(scene, for_s)
     logging.basicConfig(level=logging.CRITICAL)
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="checkpointd-demo-") as directory, _broker() as port:

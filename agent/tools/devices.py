@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import re
@@ -21,6 +22,15 @@ CAPTURES = Path(__file__).resolve().parents[2] / "tests" / "captures"
 """Beside the code in the repository; an installed package has none."""
 
 RENEW = "checkpointd devices --markdown > docs/drivers.md"
+
+
+def devices_command(arguments: argparse.Namespace) -> int:
+    """Print the listing in the form asked for."""
+    if arguments.markdown:
+        print(devices_markdown(), end="")
+    else:
+        print(devices_json() if arguments.json else devices_text())
+    return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import logging.handlers
@@ -17,7 +18,7 @@ from agent.daemon.supervisor import Supervisor
 from agent.delivery.store.journal import JournalError
 from agent.health import Notifier
 from agent.settings import Config
-from agent.tools.terminal import wrong
+from agent.tools.terminal import WrongInputError, wrong_input
 
 log = logging.getLogger("checkpointd")
 
@@ -25,20 +26,23 @@ LAST_GOOD = Path("/var/lib/checkpointd")
 """Where the last good configuration is looked for without a service manager."""
 
 
-def run_agent(directory: Path, *, log_level: str) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Run the agent until SIGTERM or SIGINT; SIGHUP reloads.
 
-    Returns 2 where neither the configuration nor a last good one can be used, or the store cannot
-    be opened.
+    Raises
+    ------
+    WrongInputError
+        Where neither the configuration nor a last good one can be used, or the store cannot be
+        opened.
     """
-    listener = _start_logging(log_level)
+    directory: Path = arguments.config
+    listener = _start_logging(arguments.log_level)
     try:
         config, refused = _configuration(directory)
         if config is None:
-            return wrong(refused or "no configuration")
-        return asyncio.run(_run(config, directory, refused))
-    except JournalError as exc:
-        return wrong(str(exc))
+            raise WrongInputError(refused or "no configuration")
+        with wrong_input(JournalError):
+            return asyncio.run(_run(config, directory, refused))
     finally:
         listener.stop()
 

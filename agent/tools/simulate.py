@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from agent.tools.terminal import wrong
+from agent.tools.terminal import wrong_input
 from simulators.exercise import SceneError
 from simulators.lane import LanePorts, run_lane
 from simulators.scene import Scene
@@ -25,10 +25,8 @@ def simulate_command(arguments: argparse.Namespace) -> int:
         for name in Scene.names():
             print(f"{name:<16} {Scene.named(name).exercise.title}")
         return 0
-    try:
+    with wrong_input(SceneError):
         scene = scene_of(arguments.scene)
-    except SceneError as exc:
-        return wrong(str(exc))
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
             run_lane(

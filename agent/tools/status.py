@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,20 +12,16 @@ from rich.table import Table
 
 from agent import config as configuration
 from agent.delivery.store.journal import JournalError, look
-from agent.tools.terminal import wrong
+from agent.tools.terminal import wrong_input
 
 
-def status_command(directory: Path, *, as_json: bool) -> int:
-    """Print each stream of the store; 1 where records are parked, 2 where there is no store."""
-    try:
-        config = configuration.load(directory)
+def status_command(arguments: argparse.Namespace) -> int:
+    """Print each stream of the store; 1 where records are parked."""
+    with wrong_input(configuration.ConfigError, JournalError):
+        config = configuration.load(arguments.config)
         streams = look(Path(config.journal.path))
-    except configuration.ConfigError as exc:
-        return wrong(str(exc))
-    except JournalError as exc:
-        return wrong(str(exc))
     parked = sum(stream.parked for stream in streams)
-    if as_json:
+    if arguments.json:
         print(json.dumps({"journal": config.journal.path, "streams": [asdict(s) for s in streams]}))
         return 1 if parked else 0
     table = Table(title=f"journal {config.journal.path}", title_justify="left")

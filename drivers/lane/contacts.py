@@ -31,8 +31,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from drivers.base import Block, Table
-from drivers.counters import Counters, Gain, resets
+from drivers.base import Conditions
+from drivers.counters import Gain, resets
 from drivers.inputs import (
     MOXA_CONTACTS_START,
     MOXA_COUNTERS_START,
@@ -41,23 +41,19 @@ from drivers.inputs import (
     ContactsPeriod,
     ContactsStart,
     CounterBits,
-    CounterForm,
     CounterModulus,
     CountersPeriod,
     CountersStart,
+    InputModule,
     MaxIncrements,
     MaxIncrementsAfterGap,
     Point,
     Preset,
     WordOrder,
     check_modulus,
-    counted,
-    input_blocks,
-    is_closed,
     moxa_point,
 )
-from drivers.readings import Contact, DeviceState, Reading
-from drivers.registers import refusal
+from drivers.readings import Contact, Reading
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,23}", re.ASCII)
 
@@ -151,42 +147,24 @@ class _Line:
     candidate: bool | None = None
     reads: int = 0
     """How often in a row ``candidate`` was read."""
-    active_reads: int = 0
     shown: int = 0
     """Closings that the contact has shown and its counter has not told yet."""
     untold: int = 0
     """Closings that only the counter has told."""
 
 
-class Driver:
+class Driver(InputModule):
     """Keeps each contact's debounced level and each counter's last figure."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
-        self._points = {name: _point(options, wired) for name, wired in options.inputs.items()}
-        self._lines = {name: _Line() for name in self._points}
-        self._form = CounterForm(
-            bits=options.counter_bits,
-            order=options.word_order,
-            modulus=options.counter_modulus or 1 << options.counter_bits,
+        super().__init__(
+            options, {name: _point(options, wired) for name, wired in options.inputs.items()}
         )
+        self._options = options
+        self._lines = {name: _Line() for name in self._points}
         # The first and the last of so many reads lie debounce_s apart.
         self._needed = 1 + math.ceil(options.debounce_s / options.contacts_period_s - 1e-9)
-        self._counters = Counters(
-            max_increments=options.max_increments,
-            max_increments_after_gap=options.max_increments_after_gap,
-        )
-        self._conditions: dict[str, bool] = {}
-        self._blocks = input_blocks(
-            self._points.values(),
-            words=self._form.words,
-            contacts_period_s=options.contacts_period_s,
-            counters_period_s=options.counters_period_s,
-        )
-
-    def blocks(self) -> tuple[Block, ...]:
-        """Return what to read: contacts often, counters less; a counter is never cut in two."""
-        return self._blocks
+        self._conditions = Conditions()
 
     def silence(self) -> list[Reading]:
         """Forget every level: unknown is not "nothing there". The counters' figures are kept."""
@@ -195,41 +173,22 @@ class Driver:
             for name, line in self._lines.items()
             if line.level is not None
         ]
-        readings += [
-            DeviceState(condition=name, active=None)
-            for name, active in self._conditions.items()
-            if active
-        ]
-        self._conditions.clear()
         self._lines = {name: _Line() for name in self._points}
         self._counters.gap()
-        return readings
+        return readings + self._conditions.lost()
 
-    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
-        """Return what the registers say; never raises.
-
-        Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
-        """
-        fault = refusal(block, self._blocks, registers)
-        if fault is not None:
-            return [fault]
-        values = {block.address + i: value for i, value in enumerate(registers)}
-        readings: list[Reading] = []
-        # Contacts and counters may share a table; the block's period tells what it was read for.
-        if block.period_s == self._options.contacts_period_s:
-            for name, point in self._points.items():
-                if point.contact_table == block.table and point.contact in values:
-                    self._contact(name, values[point.contact], readings)
-        if block.period_s == self._options.counters_period_s:
-            self._count(block.table, values, readings)
-        return readings
-
-    def _contact(self, name: str, value: int, readings: list[Reading]) -> None:
+    def _contact(self, name: str, readings: list[Reading], *, closed: bool) -> None:
         line, wired = self._lines[name], self._options.inputs[name]
-        read = is_closed(self._points[name], value) != wired.normally_closed
+        read = closed != wired.normally_closed
         line.reads = line.reads + 1 if read == line.candidate else 1
         line.candidate = read
-        self._watch_stuck(name, readings, active=read)
+        if wired.stuck_after_s:
+            readings += self._conditions.stuck(
+                name,
+                active=read,
+                period_s=self._options.contacts_period_s,
+                limit_s=wired.stuck_after_s,
+            )
         if line.reads < self._needed:
             return
         if read != line.level:
@@ -253,34 +212,13 @@ class Driver:
     def _none_more(self, name: str) -> int | None:
         return 0 if self._points[name].counter >= 0 else None
 
-    def _watch_stuck(self, name: str, readings: list[Reading], *, active: bool) -> None:
-        limit_s = self._options.inputs[name].stuck_after_s
-        if not limit_s:
-            return
-        line = self._lines[name]
-        line.active_reads = line.active_reads + 1 if active else 0
-        is_stuck = (line.active_reads - 1) * self._options.contacts_period_s >= limit_s
-        detail = f"active for {limit_s:g} s" if is_stuck else ""
-        self._condition(f"{name}_stuck", readings, active=is_stuck, detail=detail)
-
-    def _condition(
-        self, name: str, readings: list[Reading], *, active: bool, detail: str = ""
-    ) -> None:
-        if self._conditions.get(name, False) is not active:
-            self._conditions[name] = active
-            readings.append(DeviceState(condition=name, active=active, detail=detail))
-
-    def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
-        gains, refused = counted(
-            self._points, table, values, form=self._form, counters=self._counters
-        )
-        readings += refused
+    def _gained(self, gains: list[Gain], readings: list[Reading]) -> None:
         detail = resets(gains)
-        self._condition("counter_reset", readings, active=bool(detail), detail=detail)
+        readings += self._conditions.turned("counter_reset", active=bool(detail), detail=detail)
         for gain in gains:
-            self._gained(gain, readings)
+            self._closings(gain, readings)
 
-    def _gained(self, gain: Gain, readings: list[Reading]) -> None:
+    def _closings(self, gain: Gain, readings: list[Reading]) -> None:
         line = self._lines[gain.name]
         if gain.increments is None:  # nobody can say how many: the reset is said as a condition
             line.shown = line.untold = 0

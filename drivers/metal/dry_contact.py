@@ -32,8 +32,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import Block, Table
-from drivers.counters import Counters, counted_in_gap, resets
+from drivers.base import Conditions
+from drivers.counters import Gain, counted_in_gap, resets
 from drivers.inputs import (
     MOXA_CONTACTS_START,
     MOXA_COUNTERS_START,
@@ -42,28 +42,19 @@ from drivers.inputs import (
     ContactsPeriod,
     ContactsStart,
     CounterBits,
-    CounterForm,
     CounterModulus,
     CountersPeriod,
     CountersStart,
+    InputModule,
     MaxIncrements,
     MaxIncrementsAfterGap,
     Point,
     Preset,
     WordOrder,
     check_modulus,
-    counted,
-    input_blocks,
-    is_closed,
     moxa_point,
 )
-from drivers.readings import (
-    DeviceState,
-    MetalAlarm,
-    MetalPassages,
-    Reading,
-)
-from drivers.registers import refusal
+from drivers.readings import MetalAlarm, MetalPassages, Reading
 
 Signal = Literal["alarm", "ready", "passage_in", "passage_out", "tamper", "saturated"]
 SIGNALS: tuple[Signal, ...] = (
@@ -138,113 +129,50 @@ class Options:
                 raise ValueError(f"point {name} is read at its contact; leave its counter out")
 
 
-class Driver:
+class Driver(InputModule):
     """Keeps each contact's level and each counter's last figure."""
 
     def __init__(self, options: Options) -> None:
+        # A ready relay has no pulses worth counting, whatever counter stands beside it.
+        super().__init__(options, _points(options), uncounted=("ready",))
         self._options = options
-        self._points = _points(options)
-        self._form = CounterForm(
-            bits=options.counter_bits,
-            order=options.word_order,
-            modulus=options.counter_modulus or 1 << options.counter_bits,
-        )
-        self._levels: dict[Signal, bool | None] = {}
-        self._active_reads: dict[Signal, int] = {}
-        self._counters = Counters(
-            max_increments=options.max_increments,
-            max_increments_after_gap=options.max_increments_after_gap,
-        )
-        self._conditions: dict[str, bool | None] = {}
-        self._blocks = input_blocks(
-            self._points.values(),
-            words=self._form.words,
-            contacts_period_s=options.contacts_period_s,
-            counters_period_s=options.counters_period_s,
-        )
-
-    def blocks(self) -> tuple[Block, ...]:
-        """Return what to read: contacts often, counters less; a counter is never cut in two."""
-        return self._blocks
+        self._levels: dict[str, bool] = {}
+        self._conditions = Conditions("not_ready", *STATES)
 
     def silence(self) -> list[Reading]:
         """Forget every level: unknown is not "no alarm". The counters' figures are kept."""
         readings: list[Reading] = []
         if self._levels.get("alarm") is not None or self._counters.is_followed("alarm"):
             readings.append(MetalAlarm(active=None, pulses=None))
-        for condition, active in self._conditions.items():
-            if active is not None and (active or condition == "not_ready"):
-                readings.append(DeviceState(condition=condition, active=None))
-        self._conditions.clear()
         self._levels.clear()
-        self._active_reads.clear()
         self._counters.gap()
-        return readings
+        return readings + self._conditions.lost("not_ready")
 
-    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
-        """Return what the registers say; never raises.
-
-        Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
-        """
-        fault = refusal(block, self._blocks, registers)
-        if fault is not None:
-            return [fault]
-        values = {block.address + i: value for i, value in enumerate(registers)}
-        readings: list[Reading] = []
-        # Contacts and counters may share a table; the block's period tells what it was read for.
-        if block.period_s == self._options.contacts_period_s:
-            for signal, point in self._points.items():
-                if point.contact_table == block.table and point.contact in values:
-                    self._contact(signal, self._level(signal, values[point.contact]), readings)
-        if block.period_s == self._options.counters_period_s:
-            self._count(block.table, values, readings)
-        return readings
-
-    def _level(self, signal: Signal, value: int) -> bool:
-        is_inverted = signal in self._options.normally_closed
-        return is_closed(self._points[signal], value) != is_inverted
-
-    def _contact(self, signal: Signal, level: bool, readings: list[Reading]) -> None:  # noqa: FBT001 - the level is the matter, not a switch
-        before = self._levels.get(signal)
-        self._levels[signal] = level
-        if signal == "ready":
-            self._condition("not_ready", readings, active=not level)
+    def _contact(self, name: str, readings: list[Reading], *, closed: bool) -> None:
+        level, before = closed != (name in self._options.normally_closed), self._levels.get(name)
+        self._levels[name] = level
+        if name == "ready":
+            readings += self._conditions.turned("not_ready", active=not level)
             return
-        if signal in STATES:
-            self._condition(signal, readings, active=level)
+        if name in STATES:
+            readings += self._conditions.turned(name, active=level)
             return
-        self._watch_stuck(signal, level, readings)
-        if signal == "alarm" and level != before:
-            is_counted = self._points[signal].counter >= 0
+        readings += self._conditions.stuck(
+            name,
+            active=level,
+            period_s=self._options.contacts_period_s,
+            limit_s=self._options.stuck_after_s,
+        )
+        is_counted = self._points[name].counter >= 0
+        if name == "alarm" and level != before:
             readings.append(MetalAlarm(active=level, pulses=0 if is_counted else None))
-        elif signal != "alarm" and before is False and level and self._points[signal].counter < 0:
-            readings.append(self._passages({signal: 1}))
+        elif name != "alarm" and before is False and level and not is_counted:
+            readings.append(self._passages({name: 1}))
 
-    def _watch_stuck(self, signal: Signal, level: bool, readings: list[Reading]) -> None:  # noqa: FBT001 - as above
-        reads = self._active_reads.get(signal, 0) + 1 if level else 0
-        self._active_reads[signal] = reads
-        seconds = (reads - 1) * self._options.contacts_period_s
-        is_stuck = seconds >= self._options.stuck_after_s
-        if is_stuck or f"{signal}_stuck" in self._conditions:
-            detail = f"active for {self._options.stuck_after_s:g} s" if is_stuck else ""
-            self._condition(f"{signal}_stuck", readings, active=is_stuck, detail=detail)
-
-    def _condition(
-        self, name: str, readings: list[Reading], *, active: bool, detail: str = ""
-    ) -> None:
-        if self._conditions.get(name) is not active:
-            self._conditions[name] = active
-            readings.append(DeviceState(condition=name, active=active, detail=detail))
-
-    def _count(self, table: Table, values: dict[int, int], readings: list[Reading]) -> None:
-        # A ready relay has no pulses worth counting, whatever counter stands beside it.
-        points: dict[str, Point] = {s: p for s, p in self._points.items() if s != "ready"}
-        gains, refused = counted(points, table, values, form=self._form, counters=self._counters)
-        readings += refused
+    def _gained(self, gains: list[Gain], readings: list[Reading]) -> None:
         readings += counted_in_gap(gains)
         detail = resets(gains)
-        if detail or "counter_reset" in self._conditions:
-            self._condition("counter_reset", readings, active=bool(detail), detail=detail)
+        readings += self._conditions.turned("counter_reset", active=bool(detail), detail=detail)
         self._tell({gain.name: gain.increments for gain in gains}, readings)
 
     def _tell(self, gained: dict[str, int | None], readings: list[Reading]) -> None:
@@ -264,9 +192,9 @@ class Driver:
         return MetalPassages(entered=entered, left=left)
 
 
-def _points(options: Options) -> dict[Signal, Point]:
+def _points(options: Options) -> dict[str, Point]:
     if options.preset == "custom":
-        custom: dict[Signal, Point | None] = {
+        custom: dict[str, Point | None] = {
             "alarm": options.alarm,
             "ready": options.ready,
             "passage_in": options.passage_in,
@@ -275,7 +203,7 @@ def _points(options: Options) -> dict[Signal, Point]:
             "saturated": options.saturated,
         }
         return {signal: point for signal, point in custom.items() if point is not None}
-    channels: dict[Signal, int] = {
+    channels: dict[str, int] = {
         "alarm": options.alarm_channel,
         "ready": options.ready_channel,
         "passage_in": options.passage_in_channel,

@@ -38,11 +38,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import Block, Table
+from drivers.base import Block, Conditions, Table
 from drivers.counters import Counters, Gain, counted_in_gap, resets
 from drivers.readings import (
     BadFrame,
-    DeviceState,
     MetalAlarm,
     MetalPassages,
     MetalProgram,
@@ -214,6 +213,7 @@ class Driver:
         parts: set[Part] = {(p.table, p.address, p.words) for p in options.points}
         self._blocks = tuple(plan(parts, options.poll_period_s))
         self._counts_alarms = any(p.name == "alarms" for p in options.points)
+        self._conditions = Conditions("not_ready")
         self._forget()
 
     def _forget(self) -> None:
@@ -225,8 +225,6 @@ class Driver:
         self._said: dict[str, str] = {}
         self._told: MetalProgram | None = None
         self._faults: dict[int, str] = {}
-        self._conditions: dict[str, bool] = {}
-        self._active_reads = 0
         self._is_watched = False
 
     def blocks(self) -> tuple[Block, ...]:
@@ -238,12 +236,9 @@ class Driver:
         readings: list[Reading] = []
         if self._alarm is not None or self._is_watched:
             readings.append(MetalAlarm(active=None, pulses=None))
-        for condition, active in self._conditions.items():
-            if active or condition == "not_ready":
-                readings.append(DeviceState(condition=condition, active=None))
         self._forget()
         self._counters.gap()
-        return readings
+        return readings + self._conditions.lost("not_ready")
 
     def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
         """Return what the registers say; never raises."""
@@ -291,7 +286,7 @@ class Driver:
                 self._set(point, number, readings)
             case "ready":
                 is_ready = _meaning(point, number) == "ready"
-                self._condition("not_ready", readings, active=not is_ready)
+                readings += self._conditions.turned("not_ready", active=not is_ready)
             case "fault":
                 self._fault(point, number, readings)
 
@@ -316,8 +311,7 @@ class Driver:
     def _gained(self, gains: list[Gain], readings: list[Reading]) -> None:
         readings += counted_in_gap(gains)
         detail = resets(gains)
-        if detail or "counter_reset" in self._conditions:
-            self._condition("counter_reset", readings, active=bool(detail), detail=detail)
+        readings += self._conditions.turned("counter_reset", active=bool(detail), detail=detail)
         gained = {gain.name: gain.increments for gain in gains}
         if gained.get("alarms", 0) != 0:
             readings.append(self._metal(active=self._alarm, pulses=gained["alarms"]))
@@ -339,7 +333,12 @@ class Driver:
     def _level(self, point: Point, meaning: str, readings: list[Reading]) -> None:
         if point.name == "alarm":
             is_alarm = meaning == "alarm"
-            self._watch_stuck(readings, is_active=is_alarm)
+            readings += self._conditions.stuck(
+                "alarm",
+                active=is_alarm,
+                period_s=self._options.poll_period_s,
+                limit_s=self._options.stuck_after_s,
+            )
             if is_alarm != self._alarm:
                 self._alarm = is_alarm
                 pulses = 0 if self._counts_alarms else None
@@ -363,14 +362,6 @@ class Driver:
             amplitude=self._amplitude,
             amplitude_scale=scale,
         )
-
-    def _watch_stuck(self, readings: list[Reading], *, is_active: bool) -> None:
-        self._active_reads = self._active_reads + 1 if is_active else 0
-        options = self._options
-        is_stuck = (self._active_reads - 1) * options.poll_period_s >= options.stuck_after_s
-        if is_stuck or "alarm_stuck" in self._conditions:
-            detail = f"active for {options.stuck_after_s:g} s" if is_stuck else ""
-            self._condition("alarm_stuck", readings, active=is_stuck, detail=detail)
 
     def _set(self, point: Point, number: Decimal, readings: list[Reading]) -> None:
         """Say program and sensitivity together, once both were read."""
@@ -396,17 +387,10 @@ class Driver:
         before = self._faults.get(place)
         self._faults[place] = name
         if before not in (None, "ok", name) and before not in self._faults.values():
-            self._condition(str(before), readings, active=False)
+            readings += self._conditions.turned(str(before), active=False)
         if name != "ok":
             detail = f"code {key}" if name == "unknown_fault" else ""
-            self._condition(name, readings, active=True, detail=detail)
-
-    def _condition(
-        self, name: str, readings: list[Reading], *, active: bool, detail: str = ""
-    ) -> None:
-        if self._conditions.get(name) is not active:
-            self._conditions[name] = active
-            readings.append(DeviceState(condition=name, active=active, detail=detail))
+            readings += self._conditions.turned(name, active=True, detail=detail)
 
 
 _MEASURES = ("zones", "amplitude")

@@ -28,30 +28,39 @@ Not read: the extended string (REXT), whose fields two manuals print in differen
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import KG_PER_UNIT, EqualFrames, LineParameters, mass_kg
-from drivers.lines import Lines
+from drivers.base import EqualFrames, LineParameters
 from drivers.readings import BadFrame, Mode, Range, Reading, Reason, Weight
+from drivers.weighing import (
+    Legend,
+    PollIntervalS,
+    figure,
+    known_unit,
+    no_weight,
+    refused_figure,
+    refused_unit,
+    weight,
+)
+from drivers.weighing_lines import Asking, LineDriver, NeededLines
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
 
-MAX_LINE_BYTES = 80
 POLLS_FOR_RECORD = 2
 """A record that has not come when so many more requests went out will not come."""
 
-_NUMBER = re.compile(rb" *([-+]?) *([0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STANDARD = re.compile(rb"(ST|US|OL|UL),(GS|NT|GX|VL|RZ),(.{8}),(.{2})")
 _FULL = re.compile(
     rb"(?P<pid>PID)?(?P<state>ST|US|OL|UL),[0-9],(?P<gross>.{10})(?P<unit>.{2}),"
     rb"(?P<kind>PT|  )(?P<tare>.{10})(?P<tare_unit>.{2})"
     rb"(?:,(?P<record>NO|[0-9]{5}-[0-9]{6}))?"
 )
-_RANGES: dict[bytes, Range] = {b"OL": "over", b"UL": "under", b"ST": "ok", b"US": "ok"}
+_RANGES: dict[bytes, Range] = {b"OL": "over", b"UL": "under"}
 _MODES: dict[bytes, Mode] = {b"GS": "gross", b"NT": "net", b"GX": "unknown"}
 _REFUSALS = {
     b"ERR01": "ERR01: letters behind the command",
@@ -80,18 +89,8 @@ class Options:
             pattern="^([0-9]{2})?$",
         ),
     ] = ""
-    poll_interval_s: Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)] = (
-        0.5
-    )
-    equal_frames: Annotated[
-        int,
-        Meta(
-            description="equal lines in a row that make a reading, as no line has a checksum "
-            "[lines]; 1: no vote. Moving values are passed on at once",
-            ge=1,
-            le=10,
-        ),
-    ] = 2
+    poll_interval_s: PollIntervalS = 0.5
+    equal_frames: NeededLines = 2
     alibi: Annotated[
         bool, Meta(description="store each load in the alibi memory with PID; needs READ")
     ] = False
@@ -107,117 +106,71 @@ class Options:
             raise ValueError('alibi needs request = "READ"; a listener stores nothing')
 
 
-class Driver:
+class Driver(LineDriver):
     """Lines in, weights out; asks one thing at a time."""
 
     def __init__(self, options: Options) -> None:
+        read, self._store = _framed(b"READ", options), _framed(b"PID", options)
+        super().__init__(
+            Asking(
+                request=b"" if options.request == "none" else read,
+                passed_over=(read, self._store),
+                unanswered="no answer in time; check cable, baud, address and request_form",
+                poll_interval_s=options.poll_interval_s,
+                equal_frames=options.equal_frames,
+            ),
+            partial(_read, address=options.address),
+        )
         self._options = options
-        self._address = options.address.encode("ascii")
-        self._vote = EqualFrames(options.equal_frames)
         self._rest = EqualFrames(options.alibi_after)
-        self._lines = Lines(MAX_LINE_BYTES)
-        self._reset()
+        self._forget_load()
 
-    def _reset(self) -> None:
-        self._lines.clear()
-        self._is_joining = True
-        self._has_answer = False
+    def _forget_load(self) -> None:
         self._polls_for_record = 0  # above 0: PID was sent, so many requests may still pass
         self._is_due = False
         self._has_moved = True
         self._kept: str | None = None
         self._candidate: str | None = None
         self._last_record = b""
-        self._vote.forget()
         self._rest.forget()
-
-    @property
-    def poll_period_s(self) -> float | None:
-        """How often to poll [s]; None: the device just talks."""
-        return None if self._options.request == "none" else self._options.poll_interval_s
-
-    @property
-    def buffered(self) -> int:
-        """How much is kept between two calls [bytes]."""
-        return self._lines.buffered
 
     def poll(self) -> bytes:
         """Return READ, or PID where a load is due to be stored."""
-        if self._options.request == "none":
-            return b""
-        self._has_answer = False
+        request = super().poll()
         self._polls_for_record = max(0, self._polls_for_record - 1)
-        if self._is_due:
-            self._is_due = False
-            self._polls_for_record = POLLS_FOR_RECORD
-            return self._framed(b"PID")
-        return self._framed(b"READ")
-
-    def _framed(self, command: bytes) -> bytes:
-        text = self._address + command
-        return text + b"\r\n" if self._options.request_form == "line" else b"\x1b" + text + b"\x02"
+        if not self._is_due:
+            return request
+        self._is_due = False
+        self._polls_for_record = POLLS_FOR_RECORD
+        return self._store
 
     def no_reply(self) -> list[Reading]:
         """Say that the request went unanswered."""
-        if self._has_answer or self._options.request == "none":
+        unanswered = super().no_reply()
+        if not unanswered:
             return []
-        self._vote.forget()
         self._rest.forget()
-        detail = "no answer in time; check cable, baud, address and request_form"
-        if self._polls_for_record:
-            self._polls_for_record = 0
-            detail = "no answer to PID in time; whether the weight was stored is not known"
+        if not self._polls_for_record:
+            return unanswered
+        self._polls_for_record = 0
+        detail = "no answer to PID in time; whether the weight was stored is not known"
         return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
 
     def silence(self) -> list[Reading]:
         """Drop a half line and say so; what stands on the platform counts as a new load."""
-        half = self._lines.clear()
-        self._reset()
-        if not half:
-            return []
-        return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a reply")]
-
-    def feed(self, data: bytes) -> list[Reading]:
-        """Return what the bytes say; never raises on input."""
-        readings: list[Reading] = []
-        for line in self._lines.feed(data):
-            if isinstance(line, BadFrame):
-                self._refuse(line, readings)
-                self._is_joining = False
-            else:
-                self._take(line, readings)
-        return readings
-
-    def _take(self, line: bytes, readings: list[Reading]) -> None:
-        for command in (b"READ", b"PID"):
-            line = line.removeprefix(self._framed(command))  # sent back by a two-wire adapter
-        if not line:
-            return
-        self._has_answer = True
-        said = self._read(line)
-        if isinstance(said, BadFrame):
-            self._refuse(said, readings)
-        elif said.alibi_id is None:
-            self._weighed(said, line, readings)
-        else:
-            self._recorded(said, line, readings)
-        self._is_joining = False
+        self._forget_load()
+        return super().silence()
 
     def _refuse(self, bad: BadFrame, readings: list[Reading]) -> None:
-        self._vote.forget()
         self._rest.forget()
-        # The first line heard may be the rest of one that was running.
-        if not (self._is_joining and bad.reason is Reason.SYNTAX):
-            readings.append(bad)
+        super()._refuse(bad, readings)
 
-    def _weighed(self, weight: Weight, line: bytes, readings: list[Reading]) -> None:
-        self._watch_load(weight, line)
-        if weight.range == "ok" and not weight.stable:
-            # A load in motion never shows the same figure twice, and is never a weighing result.
-            self._vote.forget()
-        elif not self._vote.agrees(line):
+    def _weighed(self, said: Weight, frame: bytes, readings: list[Reading]) -> None:
+        if said.alibi_id is not None:
+            self._recorded(said, frame, readings)
             return
-        readings.append(weight)
+        self._watch_load(said, frame)
+        super()._weighed(said, frame, readings)
 
     def _watch_load(self, weight: Weight, line: bytes) -> None:
         """Find the moment when a load is to be stored."""
@@ -250,26 +203,29 @@ class Driver:
         self._has_moved, self._kept = False, self._candidate
         readings.append(weight)
 
-    def _read(self, line: bytes) -> Weight | BadFrame:
-        """Return what one whole line says.
 
-        Source: Dini Argeo 3590EXP manual p. 65, 81-82.
-        """
-        if not line.endswith(b"\r\n") or not line.isascii():
-            detail = "the line ends LF without CR, or has bytes above 0x7F; check the parity"
-            return BadFrame.of(Reason.SYNTAX, line, detail)
-        text = line[:-2]
-        if not text.startswith(self._address):
-            return BadFrame.of(Reason.UNKNOWN, line, f"not from address {self._options.address}")
-        text = text[len(self._address) :]
-        if text in _REFUSALS:
-            return BadFrame.of(Reason.DEVICE_ERROR, line, _REFUSALS[text])
-        if found := _STANDARD.fullmatch(text):
-            return _standard(line, found)
-        found = _FULL.fullmatch(text)
-        if found is None or (found["pid"] and not found["record"]):
-            return BadFrame.of(Reason.SYNTAX, line, "no string that this driver reads")
-        return _full(line, found)
+def _framed(command: bytes, options: Options) -> bytes:
+    text = options.address.encode("ascii") + command
+    return text + b"\r\n" if options.request_form == "line" else b"\x1b" + text + b"\x02"
+
+
+def _read(line: bytes, address: str) -> Weight | BadFrame:
+    """Return what one whole line says.
+
+    Source: Dini Argeo 3590EXP manual p. 65, 81-82.
+    """
+    text = line[:-2]
+    if not text.startswith(address.encode("ascii")):
+        return BadFrame.of(Reason.UNKNOWN, line, f"not from address {address}")
+    text = text[len(address) :]
+    if text in _REFUSALS:
+        return BadFrame.of(Reason.DEVICE_ERROR, line, _REFUSALS[text])
+    if found := _STANDARD.fullmatch(text):
+        return _standard(line, found)
+    found = _FULL.fullmatch(text)
+    if found is None or (found["pid"] and not found["record"]):
+        return BadFrame.of(Reason.SYNTAX, line, "no string that this driver reads")
+    return _full(line, found)
 
 
 def _standard(line: bytes, found: re.Match[bytes]) -> Weight | BadFrame:
@@ -277,69 +233,41 @@ def _standard(line: bytes, found: re.Match[bytes]) -> Weight | BadFrame:
     if kind not in _MODES:
         detail = f"{kind!r} is no weight; set the indicator to show one"
         return BadFrame.of(Reason.UNIT, line, detail)
-    return _weight(line, state, field, unit, _MODES[kind], high_resolution=kind == b"GX")
+    legend = Legend(unit=None, mode=_MODES[kind], high_resolution=kind == b"GX")
+    return _weight(line, state, field, unit, legend)
 
 
 def _full(line: bytes, found: re.Match[bytes]) -> Weight | BadFrame:
     if found["record"] == b"NO":
         detail = "PID stored nothing: the weight is unstable or negative"
         return BadFrame.of(Reason.DEVICE_ERROR, line, detail)
-    tare = _number(found["tare"])
+    tare = figure(found["tare"])
     if tare is None or tare < 0 or found["tare_unit"] != found["unit"]:
         return BadFrame.of(Reason.SYNTAX, line, "the tare is no figure in the weight's unit")
     record = found["record"]
     if record and found["state"] != b"ST":
         return BadFrame.of(Reason.UNKNOWN, line, "stored, but not marked stable")
-    return _weight(
-        line,
-        found["state"],
-        found["gross"],
-        found["unit"],
-        "gross",
+    notes = ("tare keyed in",) if found["kind"] == b"PT" else ()
+    legend = Legend(unit=None, mode="gross", notes=notes)
+    said = _weight(line, found["state"], found["gross"], found["unit"], legend)
+    if isinstance(said, BadFrame):
+        return said
+    return replace(
+        said,
         tare=format(tare, "f") if tare else None,
         alibi_id=record.decode("ascii") if record else None,
-        notes=("tare keyed in",) if found["kind"] == b"PT" else (),
     )
 
 
-def _number(field: bytes) -> Decimal | None:
-    found = _NUMBER.fullmatch(field)
-    if found is None:
-        return None
-    number = Decimal(found[2].decode("ascii"))
-    return -number if found[1] == b"-" and number else number
-
-
-def _weight(  # noqa: PLR0913 - the fields of one line
-    line: bytes,
-    state: bytes,
-    field: bytes,
-    unit_field: bytes,
-    mode: Mode,
-    *,
-    high_resolution: bool = False,
-    tare: str | None = None,
-    alibi_id: str | None = None,
-    notes: tuple[str, ...] = (),
+def _weight(
+    line: bytes, state: bytes, field: bytes, unit_field: bytes, legend: Legend
 ) -> Weight | BadFrame:
-    unit = unit_field.strip().decode("ascii")
-    if unit not in KG_PER_UNIT:
-        detail = f"unit {unit!r} is none of {', '.join(KG_PER_UNIT)}; change the indicator's unit"
-        return BadFrame.of(Reason.UNIT, line, detail)
-    range_ = _RANGES[state]
-    number = _number(field) if range_ == "ok" else None
-    if range_ == "ok" and number is None:
-        return BadFrame.of(Reason.SYNTAX, line, f"{field!r} is no figure")
-    return Weight(
-        value=None if number is None else format(number, "f"),
-        unit=unit,
-        mass_kg=None if number is None else mass_kg(number, unit),
-        mode=mode,
-        stable=None if range_ != "ok" else state == b"ST",
-        range=range_,
-        stable_by=None if range_ != "ok" else "device",
-        tare=tare,
-        alibi_id=alibi_id,
-        high_resolution=high_resolution,
-        notes=notes,
-    )
+    unit = known_unit(unit_field)
+    if unit is None:
+        return refused_unit(line, unit_field.strip().decode("ascii"), "indicator")
+    if state in _RANGES:
+        return no_weight(_RANGES[state], replace(legend, unit=unit))
+    number = figure(field)
+    if number is None:
+        return refused_figure(line, field)
+    return weight(number, replace(legend, unit=unit, stable=state == b"ST"))

@@ -20,19 +20,19 @@ the options ``stable_letters`` to ``under_letters``; 9600 8N1.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import EqualFrames, LineParameters, mass_kg
-from drivers.lines import Lines
+from drivers.base import LineParameters
 from drivers.readings import BadFrame, Range, Reading, Reason, Weight
+from drivers.weighing import Legend, PollIntervalS, no_weight, signed, weight
+from drivers.weighing_lines import Asking, LineDriver
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="N", stop_bits=1)
-
-MAX_LINE_BYTES = 80
 
 _ANSWER = re.compile(rb"P([A-Z])([-+])([0-9.]{8})")
 _FIGURE = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
@@ -63,9 +63,7 @@ class Options:
     ] = ""
     over_letters: Annotated[str, Meta(description="unconfirmed: overload", max_length=26)] = ""
     under_letters: Annotated[str, Meta(description="unconfirmed: underload", max_length=26)] = ""
-    poll_interval_s: Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)] = (
-        0.5
-    )
+    poll_interval_s: PollIntervalS = 0.5
     equal_frames: Annotated[
         int,
         Meta(
@@ -77,87 +75,32 @@ class Options:
     ] = 2
 
 
-class Driver:
-    """Lines in, weights out; keeps the running line."""
+class Driver(LineDriver):
+    """Lines in, weights out."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
-        self._request = _request(options)
-        self._vote = EqualFrames(options.equal_frames)
-        self._lines = Lines(MAX_LINE_BYTES)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._lines.clear()
-        self._is_joining = True
-        self._has_answer = False
-        self._vote.forget()
-
-    @property
-    def poll_period_s(self) -> float:
-        """How often to poll [s]."""
-        return self._options.poll_interval_s
-
-    @property
-    def buffered(self) -> int:
-        """How much is kept between two calls [bytes]."""
-        return self._lines.buffered
+        request = _request(options)
+        super().__init__(
+            Asking(
+                request=request,
+                passed_over=(request,),
+                unanswered=f"no answer from address {options.address}; check it, cable and baud",
+                poll_interval_s=options.poll_interval_s,
+                equal_frames=options.equal_frames,
+            ),
+            partial(_read, options=options),
+        )
 
     def poll(self) -> bytes:
         """Return the request."""
-        self._has_answer = False
         self._lines.clear()  # the rest of an answer never joins the next one
-        return self._request
+        return super().poll()
 
-    def no_reply(self) -> list[Reading]:
-        """Say that the request went unanswered."""
-        if self._has_answer:
-            return []
-        self._vote.forget()
-        detail = f"no answer from address {self._options.address}; check it, cable and baud"
-        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
-
-    def silence(self) -> list[Reading]:
-        """Drop a half line and say so."""
-        half = self._lines.clear()
-        self._reset()
-        if not half:
-            return []
-        return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a reply")]
-
-    def feed(self, data: bytes) -> list[Reading]:
-        """Return what the bytes say; never raises on input."""
-        readings: list[Reading] = []
-        for line in self._lines.feed(data):
-            if isinstance(line, BadFrame):
-                self._refuse(line, readings)
-                self._is_joining = False
-            else:
-                self._take(line, readings)
-        return readings
-
-    def _take(self, line: bytes, readings: list[Reading]) -> None:
-        if line == self._request:
-            return  # sent back by a two-wire adapter
-        self._has_answer = True
-        said = _read(line, self._options)
-        if isinstance(said, BadFrame):
-            self._refuse(said, readings)
-        elif said.verified:
+    def _weighed(self, said: Weight, frame: bytes, readings: list[Reading]) -> None:
+        if said.verified:  # its checksum makes a vote needless
             readings.append(said)
-        elif said.stable is False:
-            # A load in motion never shows the same figure twice, and is never a weighing result.
-            self._vote.forget()
-            readings.append(said)
-        elif self._vote.agrees(line):
-            readings.append(said)
-        self._is_joining = False
-
-    def _refuse(self, bad: BadFrame, readings: list[Reading]) -> None:
-        self._vote.forget()
-        # The first line heard may be the rest of one that was running.
-        if not (self._is_joining and bad.reason is Reason.SYNTAX):
-            readings.append(bad)
+        else:
+            super()._weighed(said, frame, readings)
 
 
 def _checksum(text: bytes) -> bytes:
@@ -175,9 +118,6 @@ def _read(line: bytes, options: Options) -> Weight | BadFrame:
 
     Source: Flintec FT-112 manual.
     """
-    if not line.endswith(b"\r\n") or not line.isascii():
-        detail = "the line ends LF without CR, or has bytes above 0x7F; check the parity"
-        return BadFrame.of(Reason.SYNTAX, line, detail)
     text = line[:-2]
     if options.checksum == "yes":
         text, given = text[:-2], text[-2:]
@@ -207,17 +147,7 @@ def _weight(line: bytes, found: re.Match[bytes], options: Options) -> Weight | B
     elif letter not in options.unknown_letters:
         detail = f"state {letter!r} is in none of the options that end in _letters"
         return BadFrame.of(Reason.UNKNOWN, line, detail)
-    number = Decimal(found[3].decode("ascii"))
-    if found[2] == b"-" and number:
-        number = -number
-    is_shown = range_ == "ok"
-    return Weight(
-        value=format(number, "f") if is_shown else None,
-        unit=options.weight_unit,
-        mass_kg=mass_kg(number, options.weight_unit) if is_shown else None,
-        mode="unknown",
-        stable=stable,
-        range=range_,
-        stable_by=None if stable is None else "device",
-        verified=options.checksum == "yes",
-    )
+    legend = Legend(unit=options.weight_unit, stable=stable)
+    number = signed(Decimal(found[3].decode("ascii")), is_negative=found[2] == b"-")
+    said = weight(number, legend) if range_ == "ok" else no_weight(range_, legend)
+    return replace(said, verified=options.checksum == "yes")

@@ -27,17 +27,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import KG_PER_UNIT, EqualFrames, LineParameters, mass_kg
-from drivers.lines import Lines
-from drivers.readings import BadFrame, Mode, Range, Reading, Reason, Weight
+from drivers.base import KG_PER_UNIT, LineParameters
+from drivers.readings import BadFrame, Mode, Range, Reason, Weight
+from drivers.weighing import Legend, PollIntervalS, no_weight, refused_unit, signed, weight
+from drivers.weighing_lines import Asking, LineDriver, NeededLines
 
 LINE = LineParameters(baud=9600, data_bits=8, parity="O", stop_bits=1)
 
-MAX_LINE_BYTES = 80
 REQUEST = b"\x1bP\r\n"
 
 _WEIGHT = re.compile(rb"([-+ ]) *([0-9.]*)(?:\[([0-9])\])? *")
@@ -69,99 +70,24 @@ class Options:
         Literal["print", "none"],
         Meta(description="print: asked with ESC P; none: the balance prints by itself"),
     ] = "print"
-    poll_interval_s: Annotated[float, Meta(description="how often to ask [s]", ge=0.05, le=60)] = (
-        0.5
-    )
-    equal_frames: Annotated[
-        int,
-        Meta(
-            description="equal lines in a row that make a reading, as no line has a checksum "
-            "[lines]; 1: no vote. Moving values are passed on at once",
-            ge=1,
-            le=10,
-        ),
-    ] = 2
+    poll_interval_s: PollIntervalS = 0.5
+    equal_frames: NeededLines = 2
 
 
-class Driver:
-    """Lines in, weights out; keeps the running line."""
+class Driver(LineDriver):
+    """Lines in, weights out."""
 
     def __init__(self, options: Options) -> None:
-        self._options = options
-        self._length = int(options.form)
-        self._vote = EqualFrames(options.equal_frames)
-        self._lines = Lines(MAX_LINE_BYTES)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._lines.clear()
-        self._is_joining = True
-        self._has_answer = False
-        self._vote.forget()
-
-    @property
-    def poll_period_s(self) -> float | None:
-        """How often to poll [s]; None: the device just talks."""
-        return None if self._options.request == "none" else self._options.poll_interval_s
-
-    @property
-    def buffered(self) -> int:
-        """How much is kept between two calls [bytes]."""
-        return self._lines.buffered
-
-    def poll(self) -> bytes:
-        """Return the print command, or nothing."""
-        self._has_answer = False
-        return b"" if self._options.request == "none" else REQUEST
-
-    def no_reply(self) -> list[Reading]:
-        """Say that the request went unanswered."""
-        if self._has_answer or self._options.request == "none":
-            return []
-        self._vote.forget()
-        detail = "no answer to ESC P in time; check cable, baud, parity and power"
-        return [BadFrame.of(Reason.NO_REPLY, b"", detail)]
-
-    def silence(self) -> list[Reading]:
-        """Drop a half line and say so."""
-        half = self._lines.clear()
-        self._reset()
-        if not half:
-            return []
-        return [BadFrame.of(Reason.TRUNCATED, half, "the line fell silent inside a reply")]
-
-    def feed(self, data: bytes) -> list[Reading]:
-        """Return what the bytes say; never raises on input."""
-        readings: list[Reading] = []
-        for line in self._lines.feed(data):
-            if isinstance(line, BadFrame):
-                self._refuse(line, readings)
-                self._is_joining = False
-            else:
-                self._take(line, readings)
-        return readings
-
-    def _take(self, line: bytes, readings: list[Reading]) -> None:
-        line = line.removeprefix(REQUEST)  # sent back by a two-wire adapter
-        if not line:
-            return
-        self._has_answer = True
-        said = _read(line, self._length)
-        if isinstance(said, BadFrame):
-            self._refuse(said, readings)
-        elif said.stable is False:
-            # A load in motion never shows the same figure twice, and is never a weighing result.
-            self._vote.forget()
-            readings.append(said)
-        elif self._vote.agrees(line):
-            readings.append(said)
-        self._is_joining = False
-
-    def _refuse(self, bad: BadFrame, readings: list[Reading]) -> None:
-        self._vote.forget()
-        # The first line heard may be the rest of one that was running.
-        if not (self._is_joining and bad.reason in (Reason.SYNTAX, Reason.LENGTH)):
-            readings.append(bad)
+        super().__init__(
+            Asking(
+                request=b"" if options.request == "none" else REQUEST,
+                passed_over=(REQUEST,),
+                unanswered="no answer to ESC P in time; check cable, baud, parity and power",
+                poll_interval_s=options.poll_interval_s,
+                equal_frames=options.equal_frames,
+            ),
+            partial(_read, length=int(options.form)),
+        )
 
 
 def _read(line: bytes, length: int) -> Weight | BadFrame:
@@ -169,9 +95,6 @@ def _read(line: bytes, length: int) -> Weight | BadFrame:
 
     Source: Sartorius GC803S p. 57, LE2202S p. 51.
     """
-    if not line.endswith(b"\r\n") or not line.isascii():
-        detail = "the line ends LF without CR, or has bytes above 0x7F; check the parity"
-        return BadFrame.of(Reason.SYNTAX, line, detail)
     if len(line) != length:
         detail = f"{len(line)} characters where form says {length}; see form"
         return BadFrame.of(Reason.LENGTH, line, detail)
@@ -194,16 +117,7 @@ def _state(code: bytes) -> Weight | None:
         range_, note = _CODES[code]
     else:
         return None
-    return Weight(
-        value=None,
-        unit=None,
-        mass_kg=None,
-        mode="unknown",
-        stable=None,
-        range=range_,
-        stable_by=None,
-        notes=(note,),
-    )
+    return no_weight(range_, Legend(unit=None, notes=(note,)))
 
 
 def _weight(line: bytes, body: bytes, mode: Mode) -> Weight | BadFrame:
@@ -213,18 +127,13 @@ def _weight(line: bytes, body: bytes, mode: Mode) -> Weight | BadFrame:
         return BadFrame.of(Reason.SYNTAX, line, f"{body[:11]!r} is neither a weight nor a state")
     unit = body[11:].rstrip().decode("ascii")
     if unit and unit not in KG_PER_UNIT:
-        detail = f"unit {unit!r} is none of {', '.join(KG_PER_UNIT)}; change the balance's unit"
-        return BadFrame.of(Reason.UNIT, line, detail)
-    number = Decimal(text)
-    if found[1] == b"-" and number:
-        number = -number
-    return Weight(
-        value=format(number, "f"),
+        return refused_unit(line, unit, "balance")
+    is_verified = found[3] is None
+    legend = Legend(
         unit=unit or None,
-        mass_kg=mass_kg(number, unit) if unit else None,
         mode=mode,
         stable=bool(unit),
-        range="ok",
-        high_resolution=found[3] is not None,
-        notes=("last digit not verified",) if found[3] is not None else (),
+        high_resolution=not is_verified,
+        notes=() if is_verified else ("last digit not verified",),
     )
+    return weight(signed(Decimal(text), is_negative=found[1] == b"-"), legend)

@@ -26,11 +26,9 @@ from agent.lane.state import LaneState
 from agent.lane.step import is_vacant
 from agent.records import LaneEvent, Record, Timed
 from agent.settings import DeviceConfig, LaneConfig
-from agent.tools.replay.daily import parse_zone
 from agent.tools.replay.recording import RecordingError
-from agent.tools.replay.replay import ReplayOptions, replay
-from agent.tools.terminal import wrong
-from agent.version import SOFTWARE
+from agent.tools.replay.replay import replay, replay_options
+from agent.tools.terminal import wrong_input
 from drivers.readings import (
     EnergyCalibration,
     GammaBackground,
@@ -238,8 +236,8 @@ def _limits(totals: Floats, lives: Floats) -> tuple[float | None, float | None]:
 
 
 def calibrate_background_command(arguments: argparse.Namespace) -> int:
-    """Measure the empty lane: 0 where it was watched long enough, 1 where not, 2 wrong input."""
-    try:
+    """Measure the empty lane: 0 where it was watched long enough, 1 where not."""
+    with wrong_input(configuration.ConfigError, RecordingError, ValueError, OSError):
         lane = configuration.load_lane(arguments.lane)
         device = _device(lane, arguments.device)
         spectral = lane.spectral or SpectralOptions()
@@ -247,20 +245,11 @@ def calibrate_background_command(arguments: argparse.Namespace) -> int:
         energies = {} if own is None else dict([own])
         watch = EmptyLaneWatch(device.name, spectral.guard_s, energies)
         watch.averaging_s = arguments.averaging
-        options = ReplayOptions(
-            device=device.name,
-            day=arguments.date,
-            zone=parse_zone(arguments.tz),
-            software=SOFTWARE,
-        )
+        options = replay_options(arguments)
         # What the spectra come to is not asked here, and takes seconds to prepare.
         bare = replace(lane, spectral=None)
         for _ in replay(arguments.recording, bare, arguments.lane, options, watch):
             pass
-    except (configuration.ConfigError, RecordingError, ValueError) as exc:
-        return wrong(str(exc))
-    except OSError as exc:
-        return wrong(f"{exc.filename}: {exc.strerror}")
     components = None
     if any(samples.spectrum is not None for samples in watch.gamma.values()):
         detector = Detector(material=spectral.detector, sides_cm=spectral.crystal_cm)

@@ -26,8 +26,9 @@ from agent.config.source import parse, read_file
 from agent.lane.options.portals import EnergyCalibrationOptions
 from agent.settings import DeviceConfig
 from agent.tools.calibrate.spectrum_files import MeasuredSpectrum, SpectrumFileError, read_spectrum
+from agent.tools.calibrate.table import due_after
 from agent.tools.replay.recording import RecordingError
-from agent.tools.terminal import wrong
+from agent.tools.terminal import refuse_to_overwrite, wrong_input
 
 BACKGROUND = "background"
 WEAKEST_SHARE = 0.03
@@ -58,11 +59,12 @@ class Calibration:
 
 
 def calibrate_energy_command(arguments: argparse.Namespace) -> int:
-    """Measure a scale: 0 where the data support one, 1 where not, 2 for wrong input."""
+    """Measure a scale: 0 where the data support one, 1 where not."""
     output: Path | None = arguments.output
-    if output is not None and output.exists():
-        return wrong(f"{output}: it is there already, and no section is written over another")
-    try:
+    refuse_to_overwrite(output, "section")
+    with wrong_input(
+        configuration.ConfigError, RecordingError, SpectrumFileError, ValueError, OSError
+    ):
         previous = previous_scale(arguments.lane, arguments.device)
         lines = lines_of(arguments.source, load_nuclides(arguments.lane.parent.parent))
         spectrum = read_spectrum(
@@ -71,10 +73,6 @@ def calibrate_energy_command(arguments: argparse.Namespace) -> int:
             detector=arguments.detector,
             only_vacant=arguments.source == BACKGROUND,
         )
-    except (configuration.ConfigError, RecordingError, SpectrumFileError, ValueError) as exc:
-        return wrong(str(exc))
-    except OSError as exc:
-        return wrong(f"{exc.filename}: {exc.strerror}")
     detector = Detector(material=arguments.material, sides_cm=arguments.crystal or (5, 10, 40))
     done = calibrate(
         spectrum,
@@ -85,10 +83,8 @@ def calibrate_energy_command(arguments: argparse.Namespace) -> int:
     )
     proposed = None if done.reasons else _proposed(done, arguments)
     if proposed is not None and output is not None:
-        try:
+        with wrong_input(OSError):
             output.write_text(proposed, encoding="utf-8")
-        except OSError as exc:
-            return wrong(f"{exc.filename}: {exc.strerror}")
     _print(done, proposed, arguments)
     return 1 if done.reasons else 0
 
@@ -213,7 +209,7 @@ def _proposed(done: Calibration, arguments: argparse.Namespace) -> str:
     options = EnergyCalibrationOptions(
         coefficients_kev=tuple(float(f"{value:.7g}") for value in done.coefficients_kev),
         measured=today.isoformat(),
-        valid_until=_months_after(today, arguments.months).isoformat(),
+        valid_until=due_after(today, arguments.months).isoformat(),
         source=arguments.source,
         measured_by=arguments.by or f"checkpointd calibrate energy {arguments.spectrum.name}",
         detector=arguments.detector or "",
@@ -240,16 +236,6 @@ def section(device: str, options: EnergyCalibrationOptions) -> str:
             # A JSON string of printable text is a TOML string too.
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
-
-
-def _months_after(day: date, months: int) -> date:
-    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    for last in (day.day, 30, 29, 28):
-        try:
-            return date(year, month + 1, last)
-        except ValueError:
-            continue
-    raise AssertionError(month)
 
 
 def _print(done: Calibration, proposed: str | None, arguments: argparse.Namespace) -> None:

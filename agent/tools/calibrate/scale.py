@@ -25,7 +25,7 @@ from agent.lane.options.scales import ScaleCalibration, ScaleOptions
 from agent.records import LaneEvent, LinkChange, Timed
 from agent.settings import DeviceConfig
 from agent.tools.calibrate.table import Plan, Point, Result, due_after, judge, parse_load, section
-from agent.tools.terminal import wrong
+from agent.tools.terminal import WrongInputError, refuse_to_overwrite, wrong_input
 from drivers.readings import Housekeeping, Weight
 from drivers.transport import tcp_address
 
@@ -172,18 +172,15 @@ async def _unload(live: Live, pace: Pace, load_kg: float, clock: Clock) -> None:
 
 
 def calibrate_scale_command(arguments: argparse.Namespace) -> int:
-    """Weigh and judge: 0 where the data make a calibration, 1 where not, 2 for wrong input."""
-    try:
+    """Weigh and judge: 0 where the data make a calibration, 1 where not."""
+    with wrong_input(configuration.ConfigError, ValueError):
         lane = configuration.load_lane(arguments.lane)
         device = _device(lane.devices, arguments)
         plan = _plan(device, arguments)
-    except (configuration.ConfigError, ValueError) as exc:
-        return wrong(str(exc))
     output: Path | None = arguments.output
-    if output is not None and output.exists():
-        return wrong(f"{output}: it is there already, and no section is written over another")
+    refuse_to_overwrite(output, "section")
     if output is not None and not output.parent.is_dir():
-        return wrong(f"{output.parent}: there is no such directory; make it first")
+        raise WrongInputError(f"{output.parent}: there is no such directory; make it first")
     clock = Clock()
     live = Live(clock)
     try:

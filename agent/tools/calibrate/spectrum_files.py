@@ -9,7 +9,6 @@ Source of the last: ORTEC, "Software File Structure Manual", section 4.11 (ASCII
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config.model_file import BROKEN_NPZ
 from agent.settings import DeviceConfig
 from agent.tools.replay.recording import CapturedBytes, CapturedRegisters, read_capture
 from drivers.base import PolledDriver, StreamDriver
@@ -169,7 +169,7 @@ def _of_npz(path: Path) -> MeasuredSpectrum:
                 for name in ("counts", "live_s", "coefficients_kev")
                 if name in file.files
             }
-    except (zipfile.BadZipFile, ValueError, EOFError) as exc:
+    except BROKEN_NPZ as exc:
         raise SpectrumFileError(f"{path}: not a readable npz of numbers: {exc}") from exc
     if "counts" not in arrays:
         raise SpectrumFileError(f"{path}: there is no array counts in it")

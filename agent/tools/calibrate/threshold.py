@@ -33,11 +33,9 @@ from agent.tools.evaluate.evaluate import Progressing, progress_bar
 from agent.tools.evaluate.lane_passes import LanePasses
 from agent.tools.evaluate.passes import Passes, PassesError, read_passes
 from agent.tools.evaluate.spectra import Summed
-from agent.tools.replay.daily import parse_zone
 from agent.tools.replay.recording import RecordingError
-from agent.tools.replay.replay import ReplayOptions, replay
-from agent.tools.terminal import wrong
-from agent.version import SOFTWARE
+from agent.tools.replay.replay import replay, replay_options
+from agent.tools.terminal import refuse_to_overwrite, wrong_input
 
 Floats = NDArray[np.float64]
 Json = dict[str, object]
@@ -104,12 +102,11 @@ def passes_for(false_alarm_rate: float) -> int:
 
 
 def calibrate_threshold_command(arguments: argparse.Namespace) -> int:
-    """Learn thresholds: 0 where the data support them, 1 where not, 2 for wrong input."""
-    try:
+    """Learn thresholds: 0 where the data support them, 1 where not."""
+    with wrong_input(configuration.ConfigError, RecordingError, PassesError, ValueError, OSError):
         lane = _without_thresholds(configuration.load_lane(arguments.lane))
         output = arguments.output or Path(f"{lane.lane_id}-{datetime.now(UTC):%Y-%m-%d}.npz")
-        if output.exists():
-            return wrong(f"{output}: it is there already, and no file is written over another")
+        refuse_to_overwrite(output, "file")
         before = _thresholds_file(arguments.lane)
         with progress_bar() as progress:
             done = progress("computing what is looked for", 1)
@@ -124,10 +121,6 @@ def calibrate_threshold_command(arguments: argparse.Namespace) -> int:
         if learned.model is not None:
             with output.open("xb") as file:
                 file.write(model_bytes(learned.model))
-    except (configuration.ConfigError, RecordingError, PassesError, ValueError) as exc:
-        return wrong(str(exc))
-    except OSError as exc:
-        return wrong(f"{exc.filename}: {exc.strerror}")
     proposed = None
     if learned.model is not None:
         proposed = section(output.resolve(), learned, before, options)
@@ -213,13 +206,7 @@ def _passes_of(path: Path, arguments: argparse.Namespace, lane: LaneConfig) -> P
         return read_passes(path, needs_test=False)
     assert lane.spectral is not None
     watch = LanePasses(lane.spectral.slice_s)
-    options = ReplayOptions(
-        device=arguments.device,
-        day=arguments.date,
-        zone=parse_zone(arguments.tz),
-        software=SOFTWARE,
-    )
-    for _ in replay(path, lane, arguments.lane, options, watch):
+    for _ in replay(path, lane, arguments.lane, replay_options(arguments), watch):
         pass
     passes = watch.passes()
     if passes is None:

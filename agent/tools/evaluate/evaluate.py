@@ -30,7 +30,7 @@ from agent.tools.evaluate.judging import Judged
 from agent.tools.evaluate.passes import Passes, PassesError, read_library, read_passes
 from agent.tools.evaluate.sought import Sought, name_of, nuclide_of_source, targets
 from agent.tools.evaluate.spectra import LeftOut
-from agent.tools.terminal import DEFAULT_CONFIG, wrong
+from agent.tools.terminal import DEFAULT_CONFIG, wrong_input
 
 Floats = NDArray[np.float64]
 Json = dict[str, object]
@@ -51,8 +51,14 @@ _UNITS_CM = {"cm": 1.0, "mm": 0.1, "in": 2.54}
 
 
 def evaluate_command(arguments: argparse.Namespace) -> int:
-    """Evaluate a file of passages; 2 where the file, the library or an option is wrong."""
-    try:
+    """Evaluate a file of passages.
+
+    Raises
+    ------
+    WrongInputError
+        Where the file, the library or an option is wrong.
+    """
+    with wrong_input(PassesError, ConfigError):
         sought = Sought(
             detector=detector_of(arguments.detector, arguments.crystal),
             nuclides=load_nuclides(DEFAULT_CONFIG),
@@ -62,8 +68,6 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
         passes = read_passes(arguments.passes)
         with progress_bar() as progress:
             result = evaluate(passes, sought, arguments.far, progress)
-    except (PassesError, ConfigError) as exc:
-        return wrong(str(exc))
     for note in result.notes:
         print(f"checkpointd: {note}", file=sys.stderr)
     if arguments.json:

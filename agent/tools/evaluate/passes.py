@@ -23,18 +23,16 @@ C channels::
 
 from __future__ import annotations
 
-import lzma
-import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agent.config.model_file import BROKEN_NPZ
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.integer]
@@ -58,23 +56,6 @@ _ARRAYS = (
     "role",
     "truth",
     "strength_cps",
-)
-_UNREADABLE = (
-    # What zipfile, zlib and numpy raise for broken archives, members and headers.
-    ValueError,
-    KeyError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    SyntaxError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
 )
 
 
@@ -447,7 +428,7 @@ def _arrays(
         raise
     except OSError as exc:
         raise PassesError(f"{path}: {exc.strerror or exc}") from exc
-    except _UNREADABLE as exc:
+    except BROKEN_NPZ as exc:
         text = f"{path.name}: no npz archive of plain arrays ({_reason(exc)})"
         raise PassesError(f"{text}; write it with np.savez_compressed") from exc
 

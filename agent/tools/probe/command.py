@@ -10,7 +10,7 @@ from agent.tools.probe.ear import PortEar
 from agent.tools.probe.modbus import probe_modbus
 from agent.tools.probe.probe import Found, Plan, probe_stream
 from agent.tools.probe.report import as_json, text
-from agent.tools.terminal import wrong
+from agent.tools.terminal import WrongInputError, wrong_input
 from drivers.transport import LinkError, tcp_address
 
 MODBUS_PORT = 502
@@ -18,14 +18,14 @@ MODBUS_PORT = 502
 
 
 def probe_command(arguments: argparse.Namespace) -> int:
-    """Probe one port: 0 recognised, 1 nothing recognised, 2 no such port."""
+    """Probe one port: 0 recognised, 1 nothing recognised."""
     port: str = arguments.port
     if arguments.unit is not None and not arguments.ask:
-        return wrong("--modbus-unit sends requests to the device; give --ask too, if you mean it")
-    try:
+        raise WrongInputError(
+            "--modbus-unit sends requests to the device; give --ask too, if you mean it"
+        )
+    with wrong_input(LinkError, ValueError):
         found = asyncio.run(_probe(port, arguments))
-    except (LinkError, ValueError) as exc:
-        return wrong(str(exc))
     print(as_json(port, found) if arguments.json else text(port, found))
     return 0 if found.best is not None else 1
 

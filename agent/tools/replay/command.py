@@ -11,29 +11,26 @@ from agent import config as configuration
 from agent.lane.options.spectral import SpectralOptions
 from agent.tools.evaluate.lane_passes import LanePasses
 from agent.tools.evaluate.passes import write_passes
-from agent.tools.replay.daily import parse_zone
 from agent.tools.replay.recording import RecordingError
-from agent.tools.replay.replay import Replay, ReplayOptions, replay
+from agent.tools.replay.replay import Replay, replay, replay_options
 from agent.tools.show import line_of
-from agent.tools.terminal import wrong
-from agent.version import SOFTWARE
+from agent.tools.terminal import refuse_to_overwrite, wrong_input
 
 PROGRESS_EVERY_LINES = 20_000
 
 
 def replay_command(arguments: argparse.Namespace) -> int:
-    """Replay a recording; 2 where the recording, the lane's file or an option is wrong."""
+    """Replay a recording; 1 where it was to write passages and has none.
+
+    Raises
+    ------
+    WrongInputError
+        Where the recording, the lane's file or an option is wrong.
+    """
     output: Path | None = arguments.passes
-    if output is not None and output.exists():
-        return wrong(f"{output}: it is there already, and no file is written over another")
-    try:
-        options = ReplayOptions(
-            device=arguments.device,
-            day=arguments.date,
-            zone=parse_zone(arguments.tz),
-            overrides=tuple(arguments.overrides),
-            software=SOFTWARE,
-        )
+    refuse_to_overwrite(output, "file")
+    with wrong_input(configuration.ConfigError, RecordingError, ValueError, OSError):
+        options = replay_options(arguments, tuple(arguments.overrides))
         lane = configuration.load_lane(arguments.lane, arguments.overrides)
         watch = LanePasses((lane.spectral or SpectralOptions()).slice_s)
         records = replay(
@@ -42,16 +39,6 @@ def replay_command(arguments: argparse.Namespace) -> int:
         _print(records, as_json=arguments.json)
         if output is not None:
             return _write(watch, output)
-    except configuration.ConfigError as exc:
-        return wrong(str(exc))
-    except RecordingError as exc:
-        return wrong(str(exc))
-    except ValueError as exc:
-        return wrong(str(exc))
-    except BrokenPipeError:
-        raise
-    except OSError as exc:
-        return wrong(f"{exc.filename}: {exc.strerror}")
     return 0
 
 

@@ -6,6 +6,7 @@ bytes. Site, gateway, epoch and run are called ``replay``; ``recorded`` equals `
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections import Counter
@@ -23,7 +24,7 @@ from agent.lane.options.rules import LaneRules
 from agent.lane.state import LaneState
 from agent.records import Alarm, LaneEvent, LinkChange, Passage, Record, Stamp, Stop, Timed
 from agent.settings import LaneConfig
-from agent.tools.replay.daily import read_daily
+from agent.tools.replay.daily import parse_zone, read_daily
 from agent.tools.replay.n42 import is_n42, read_n42_file
 from agent.tools.replay.recording import (
     CapturedBytes,
@@ -35,6 +36,7 @@ from agent.tools.replay.recording import (
     read_capture,
 )
 from agent.tools.replay.spectral_daily import is_spectral_daily, read_spectral_daily
+from agent.version import SOFTWARE
 from drivers.base import PolledDriver, StreamDriver
 from drivers.readings import BadFrame, Reading, Reason
 
@@ -57,6 +59,17 @@ class ReplayOptions:
     zone: timezone = UTC
     overrides: tuple[str, ...] = ()
     software: str = "checkpointd"
+
+
+def replay_options(arguments: argparse.Namespace, overrides: tuple[str, ...] = ()) -> ReplayOptions:
+    """Return what --device, --date and --tz say of a recording; raises ValueError for a zone."""
+    return ReplayOptions(
+        device=arguments.device,
+        day=arguments.date,
+        zone=parse_zone(arguments.tz),
+        overrides=overrides,
+        software=SOFTWARE,
+    )
 
 
 @dataclass(slots=True)
