@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from spectral_bench import computed_rules
 
 from agent.daemon import long_work
 from agent.daemon.long_work import LongWork, NoAnswer, answer_alone
-from agent.daemon.worker import NICENESS
+from agent.daemon.worker import NICENESS, giving_way, rest_s
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,27 @@ def test_a_signal_to_stop_leaves_the_worker_to_the_daemon_and_its_end_ends_it():
             await gone(pid)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "cpu_s", "expected_s"),
+    [
+        (0.005, 0.005, 0.0),  # a processor of its own
+        (0.005, 0.003, 0.0),
+        (0.010, 0.0025, 0.030),  # a quarter of one, with the daemon
+        (0.080, 0.002, 0.100),  # hardly any
+    ],
+)
+def test_a_job_that_is_squeezed_rests_and_one_that_is_not_goes_on(wall_s, cpu_s, expected_s):
+    assert rest_s(wall_s, cpu_s) == pytest.approx(expected_s)
+
+
+def test_a_job_that_gives_way_is_done_all_the_same():
+    with giving_way():
+        until_s = time.process_time() + 0.05
+        while time.process_time() < until_s:
+            pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_job_done_alone_leaves_no_process_behind():

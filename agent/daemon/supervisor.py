@@ -108,6 +108,8 @@ class Supervisor:
         gateway = f"{config.gateway.site}/{config.gateway.gw}"
         files = EventFiles(gateway=gateway, creator=SOFTWARE)
         self._long_work = LongWork(self._on_long_work)
+        self._computing = asyncio.Lock()
+        """One lane's library at a time: each takes as much memory as an agent."""
         self._recorder = Recorder(self._journal, clock, files, self._long_work)
         self._faults = GatewayFaults(self._recorder, clock)
         self._display = Display(self._identity, clock, lambda: self._uplink)
@@ -226,7 +228,8 @@ class Supervisor:
         async def compute() -> None:
             config = lane.config
             try:
-                found = await answer_alone(RulesAsked(lane=config))
+                async with self._computing:
+                    found = await answer_alone(RulesAsked(lane=config))
                 refused = found.refused
             except NoAnswer as exc:
                 refused = str(exc)

@@ -14,13 +14,23 @@ import pickle
 import signal
 import struct
 import sys
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import BinaryIO, Protocol, TypeVar
 
 LENGTH = struct.Struct(">Q")
 NICENESS = 10
 """An alarm goes before a name."""
+LOOK_EVERY_S = 0.005
+SQUEEZED = 0.5
+"""A job that gets less of a processor than this takes it from somebody, and rests."""
+RESTS = 3.0
+"""So many times as long as it was squeezed."""
+LONGEST_REST_S = 0.1
 
 
 A_co = TypeVar("A_co", covariant=True)
@@ -88,9 +98,39 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             sink.flush()
 
 
+def rest_s(wall_s: float, cpu_s: float) -> float:
+    """Return how long to rest after so long at work, with so much of a processor [s].
+
+    Priorities hold on one processor only: where a share of several is all there is (a container, a
+    control group), a job beside the daemon would use up what the daemon needs.
+    """
+    if cpu_s >= SQUEEZED * wall_s:
+        return 0.0
+    return min(RESTS * wall_s, LONGEST_REST_S)
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Look again and again whether others need the processor, and rest where they do."""
+    wall_s, cpu_s = time.monotonic(), time.process_time()
+
+    def look(_number: int, _frame: FrameType | None) -> None:
+        nonlocal wall_s, cpu_s
+        time.sleep(rest_s(time.monotonic() - wall_s, time.process_time() - cpu_s))
+        wall_s, cpu_s = time.monotonic(), time.process_time()
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S, LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
 def _answer(job: Job[object]) -> object:
     try:
-        return job.answer()
+        with giving_way():
+            return job.answer()
     except Exception as exc:  # noqa: BLE001 - the boundary of this process; said to the daemon
         traceback.print_exc()
         return Failed(f"{type(exc).__name__}: {exc}")
