@@ -3,8 +3,9 @@
 The agent runs as the service does, with a portal over TCP, a weighbridge on a pseudo-terminal and
 a metal detector on Modbus TCP, all simulated in other processes, and a real Mosquitto. Once as it
 is, a counting lane; once with four spectroscopic panels beside the portal, whose templates the
-agent computes before it begins. A second table gives each library's own import time and memory, in
-a fresh Python.
+agent computes before it begins. Memory is that of all its processes, what they share counted once
+(PSS); with panels that is the worker too, which has named a source by then. A second table gives
+each library's own import time and memory, in a fresh Python.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import rig
 from report import Goal, finish, progress, table
 
-START_LIMIT_S, MEMORY_LIMIT_MB, PANELS_MEMORY_LIMIT_MB = 2.0, 90.0, 150.0
+START_LIMIT_S, MEMORY_LIMIT_MB, PANELS_MEMORY_LIMIT_MB = 1.2, 90.0, 180.0
 PANELS = 4
 PANEL = "[devices.panel]"
 LANE = "inbound-1"
@@ -130,6 +132,7 @@ class Measured:
     peak_mb: float
     cpu_percent: float
     passages: int
+    workers: int
 
 
 def counting_lane(folder: Path, stack: contextlib.ExitStack) -> str:
@@ -170,11 +173,17 @@ def measured(
                 lambda: agent.says("uplink up") and agent.said().count("link=up") >= devices,
                 "the devices and the broker",
             )
-            began_s, cpu_began_s = time.monotonic(), agent.cpu_s()
+            began_s = time.monotonic()
+            cpu_began_s = processes.cpu_s(processes.tree(agent.pid))
             progress(f"running for {how.run_s:g} s")
-            time.sleep(how.run_s)
-            cpu_percent = 100 * (agent.cpu_s() - cpu_began_s) / (time.monotonic() - began_s)
-            memory_mb, peak_mb = agent.memory_mb(), agent.peak_mb()
+            memory_mb = peak_mb = 0.0
+            while time.monotonic() - began_s < how.run_s:
+                time.sleep(min(1.0, how.run_s))
+                memory_mb = processes.pss_mb(processes.tree(agent.pid))
+                peak_mb = max(peak_mb, memory_mb)
+            cpu_s = processes.cpu_s(processes.tree(agent.pid))
+            cpu_percent = 100 * (cpu_s - cpu_began_s) / (time.monotonic() - began_s)
+            workers = len(processes.tree(agent.pid)) - 1
         passages = sum(record["stream"] == "pass" for _, record in centre.records())
     return Measured(
         starts_s=starts,
@@ -182,6 +191,7 @@ def measured(
         peak_mb=peak_mb,
         cpu_percent=cpu_percent,
         passages=passages,
+        workers=workers,
     )
 
 
@@ -193,6 +203,7 @@ def rows_of(found: Measured) -> list[object]:
         found.peak_mb,
         found.cpu_percent,
         found.passages,
+        found.workers,
     ]
 
 
@@ -203,6 +214,7 @@ def figures_of(found: Measured) -> dict[str, object]:
         "peak_mb": round(found.peak_mb, 1),
         "cpu_percent_of_core": round(found.cpu_percent, 2),
         "passages": found.passages,
+        "workers": found.workers,
     }
 
 
@@ -224,10 +236,11 @@ def main() -> int:
     names = (
         "process start to first frame, median [s]",
         "process start to first frame, longest [s]",
-        f"resident memory after {how.run_s:g} s [MB]",
-        "most resident memory [MB]",
+        f"memory of all its processes after {how.run_s:g} s, PSS [MB]",
+        "  most of it [MB]",
         "processor time of one lane [% of a core]",
         "passages meanwhile",
+        "processes beside the agent",
     )
     rows: list[list[object]] = [
         list(row) for row in zip(names, rows_of(counting), rows_of(panels), strict=True)
@@ -244,14 +257,14 @@ def main() -> int:
             unit="s",
         ),
         Goal(
-            name="resident memory",
-            measured=round(counting.memory_mb, 1),
+            name="memory",
+            measured=round(counting.peak_mb, 1),
             limit=MEMORY_LIMIT_MB,
             unit="MB",
         ),
         Goal(
-            name=f"resident memory with {PANELS} panels",
-            measured=round(panels.memory_mb, 1),
+            name=f"memory with {PANELS} panels",
+            measured=round(panels.peak_mb, 1),
             limit=PANELS_MEMORY_LIMIT_MB,
             unit="MB",
         ),

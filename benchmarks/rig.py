@@ -138,10 +138,6 @@ class Child:
         """Return its resident memory [MB of 10⁶ bytes]."""
         return _status_kb(self.pid, "VmRSS") * 1024 / 1e6
 
-    def peak_mb(self) -> float:
-        """Return the most memory it had resident so far [MB of 10⁶ bytes]."""
-        return _status_kb(self.pid, "VmHWM") * 1024 / 1e6
-
 
 def _status_kb(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():

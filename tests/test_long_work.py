@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from long_jobs import Buggy, Double, Endless, Killed, LooksAt, Printing, WhoAmI
 from spectral_bench import computed_rules
 
-from agent.daemon import long_work
+from agent.daemon import long_work, worker
 from agent.daemon.long_work import LongWork, NoAnswer, answer_alone
 from agent.daemon.worker import NICENESS, giving_way, rest_s
 
@@ -195,20 +196,32 @@ def test_a_signal_to_stop_leaves_the_worker_to_the_daemon_and_its_end_ends_it():
     [
         (0.005, 0.005, 0.0),  # a processor of its own
         (0.005, 0.003, 0.0),
-        (0.010, 0.0025, 0.030),  # a quarter of one, with the daemon
-        (0.080, 0.002, 0.100),  # hardly any
+        (0.010, 0.0025, 0.010),  # a quarter of one, with the daemon
+        (0.300, 0.002, 0.100),  # hardly any
     ],
 )
 def test_a_job_that_is_squeezed_rests_and_one_that_is_not_goes_on(wall_s, cpu_s, expected_s):
     assert rest_s(wall_s, cpu_s) == pytest.approx(expected_s)
 
 
-def test_a_job_that_gives_way_is_done_all_the_same():
+def test_a_job_that_gives_way_again_and_again_is_done_all_the_same(monkeypatch):
+    """Rests are longer than the time to the next look, so looks must not stand on each other."""
+    deepest, rests = 0, 0
+
+    def rest(_wall_s: float, _cpu_s: float) -> float:
+        nonlocal deepest, rests
+        rests += 1
+        deepest = max(deepest, len(traceback.extract_stack()))
+        return 0.012
+
+    monkeypatch.setattr(worker, "rest_s", rest)
     with giving_way():
         until_s = time.process_time() + 0.05
-        while time.process_time() < until_s:
+        while time.process_time() < until_s or rests < 5:
             pass
+        allowed = len(traceback.extract_stack()) + 4
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert deepest <= allowed
 
 
 def test_a_job_done_alone_leaves_no_process_behind():

@@ -98,11 +98,15 @@ class RulesAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """What a lane's spectra and windows are judged by; ``refused``: why they cannot be."""
+    """What a lane's spectra and windows are judged by.
+
+    ``refused``: why they cannot be. ``is_passing``: it may go better another time.
+    """
 
     spectral: SpectralRules | None = None
     windows: WindowRules | None = None
     refused: str | None = None
+    is_passing: bool = False
 
 
 def energy_option(device: DeviceConfig) -> tuple[str, EnergyCalibration] | None:

@@ -20,7 +20,7 @@ from agent import config as configuration
 from agent.clock import Backoff, Clock
 from agent.config.identity_key import read_key
 from agent.config.relays import relay_of
-from agent.config.spectral import RulesAsked
+from agent.config.spectral import Computed, RulesAsked
 from agent.daemon.display import Display
 from agent.daemon.gateway_faults import GatewayFaults
 from agent.daemon.link import DeviceLink, Lines, make_link
@@ -61,6 +61,8 @@ RESTART_FIRST_S, RESTART_CAP_S = 1.0, 60.0
 MOMENTARY = frozenset({"moved_aside", "dropped", "receipt_refused"})
 """What the journal tells of that is over as soon as it is said."""
 DRAIN_S = 3.0
+COMPUTE_AGAIN_S = 60.0
+"""Where the process that computes was ended, another is started after so long."""
 NAMES_S = 3.0
 """What a lane that ends has asked is waited for so long [wall seconds]."""
 SAFE_S = 2.0
@@ -227,21 +229,26 @@ class Supervisor:
 
         async def compute() -> None:
             config = lane.config
-            try:
-                async with self._computing:
-                    found = await answer_alone(RulesAsked(lane=config))
-                refused = found.refused
-            except NoAnswer as exc:
-                refused = str(exc)
-            if refused is not None:
-                self._faults.say(code, f"{config.lane_id}: spectra are not judged: {refused}")
-                return
+            while (found := await self._computed(config)).refused is not None:
+                text = f"{config.lane_id}: spectra are not judged: {found.refused}"
+                self._faults.say(code, text)
+                if not found.is_passing:
+                    return
+                await self._clock.sleep(COMPUTE_AGAIN_S)
             self._faults.clear(code)
             if have_same_spectra(lane.config, config):
                 lane.rules = replace(lane.rules, spectral=found.spectral, windows=found.windows)
                 log.info("lane=%s spectral=ready", config.lane_id)
 
         lane.tasks.append(self._guard(code, compute))
+
+    async def _computed(self, config: LaneConfig) -> Computed:
+        """Return what a lane's spectra are judged by, or why there is nothing."""
+        try:
+            async with self._computing:
+                return await answer_alone(RulesAsked(lane=config))
+        except NoAnswer as exc:
+            return Computed(refused=str(exc), is_passing=True)
 
     def _start_device(self, lane: RunningLane, device: DeviceConfig) -> None:
         link = self._make_link(lane, device)

@@ -28,7 +28,7 @@ NICENESS = 10
 LOOK_EVERY_S = 0.005
 SQUEEZED = 0.5
 """A job that gets less of a processor than this takes it from somebody, and rests."""
-RESTS = 3.0
+RESTS = 1.0
 """So many times as long as it was squeezed."""
 LONGEST_REST_S = 0.1
 
@@ -113,17 +113,22 @@ def rest_s(wall_s: float, cpu_s: float) -> float:
 def giving_way() -> Iterator[None]:
     """Look again and again whether others need the processor, and rest where they do."""
     wall_s, cpu_s = time.monotonic(), time.process_time()
+    is_over = False
 
     def look(_number: int, _frame: FrameType | None) -> None:
         nonlocal wall_s, cpu_s
         time.sleep(rest_s(time.monotonic() - wall_s, time.process_time() - cpu_s))
         wall_s, cpu_s = time.monotonic(), time.process_time()
+        # Set anew each time: a rest is longer than the time to the next look.
+        if not is_over:
+            signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S)
 
     signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S, LOOK_EVERY_S)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S)
     try:
         yield
     finally:
+        is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
