@@ -351,21 +351,25 @@ class Uplink:
     # ------------------------------------------------------------ sending
 
     def _pump(self) -> None:
-        """Fill the window."""
+        """Fill the window.
+
+        A timer is set only where the outbox names a later moment at which it has more: whatever
+        else holds it up (the window, a chunk on its way, a reading) calls here when it is over.
+        """
         if not self._is_ready or self._connection is None or self._is_stopping:
             return
         window = self._connection.window(self._options.window)
         now_s = _now_s()
         while len(self._in_flight) < window:
-            item = self._outbox.next(now_s, may_carry=self._carrying is None)
-            if item is None:
+            found = self._outbox.next(now_s, may_carry=self._carrying is None)
+            if not isinstance(found, Item):
+                self._arm_timer(found)
                 break
-            if item.chunk is not None:
-                self._carry(item)
+            if found.chunk is not None:
+                self._carry(found)
             else:
-                self._publish(item)
+                self._publish(found)
         self._fetch()
-        self._arm_timer(now_s)
 
     def _publish(self, item: Item) -> None:
         assert self._connection is not None
@@ -443,11 +447,9 @@ class Uplink:
         self._fetching = None
         self._pump()
 
-    def _arm_timer(self, now_s: float) -> None:
-        wait_s = self._outbox.wait_s(now_s)
-        if wait_s is None or self._timer is not None:
-            return
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
+    def _arm_timer(self, at_s: float | None) -> None:
+        if at_s is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(at_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
