@@ -230,7 +230,8 @@ class Line:
         self.ended = loop.create_future()
         self._heard = heard
         self._mid = 0
-        self.unanswered: deque[int] = deque()
+        self.unanswered: deque[tuple[int, str, bytes]] = deque()
+        self.accepted_last: dict[str, bytes] = {}
         Line.last = self
 
     def start(self) -> None:
@@ -239,15 +240,18 @@ class Line:
     def window(self, _wanted: int) -> int:
         return WINDOW
 
-    def publish(self, _topic, _payload, *, is_retained, is_opaque=False) -> int:
+    def publish(self, topic, payload, *, is_retained, is_opaque=False) -> int:
         assert not (is_retained and is_opaque)
         self._mid += 1
-        self.unanswered.append(self._mid)
+        self.unanswered.append((self._mid, topic, payload))
         return self._mid
 
     def answer(self, code: int = 0) -> None:
         if self.unanswered:
-            event: Heard = Acknowledged(self.unanswered.popleft(), code, "quota exceeded")
+            mid, topic, payload = self.unanswered.popleft()
+            if code == 0:
+                self.accepted_last[topic] = payload
+            event: Heard = Acknowledged(mid, code, "quota exceeded")
             self._heard(self, event)
 
     def subscribe(self, _filter) -> None:
@@ -288,6 +292,7 @@ def test_the_uplink_sleeps_between_any_two_pieces_of_news_and_sends_everything(
             software="test",
             backoff=Backoff(first_s=1.0, cap_s=1.0),
         )
+        newest = b""
         running = loop.create_task(uplink.run())
         await loop.settled()
         for name, *given_ in steps:
@@ -300,19 +305,21 @@ def test_the_uplink_sleeps_between_any_two_pieces_of_news_and_sends_everything(
             elif name == "refuse":
                 Line.last.answer(QUOTA_EXCEEDED)
             elif name == "snapshot":
-                uplink.set_retained("topic", b"{}")
+                newest += b"."
+                uplink.set_retained("snapshot", newest)
             elif name == "wait":
                 loop.now_s += 0.6 / BACKLOG_PER_S
             await loop.settled()
         everything = {stream: {row.seq for row in disk.rows[stream]} for stream in STREAMS}
         for _ in range(40 * (len(on_disk) + len(steps) + 3)):
-            if disk.sent == everything:
+            shown = Line.last.accepted_last.get("snapshot", b"")
+            if disk.sent == everything and shown == newest:
                 break
             disk.land()
             await loop.settled()
             Line.last.answer()
             await loop.wait(1.0)
-        assert disk.sent == everything
+        assert (disk.sent, shown) == (everything, newest)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

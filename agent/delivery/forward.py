@@ -529,8 +529,11 @@ class Uplink:
         self._refused[event.name] += 1
         stored = item.stored
         reason = f"the broker refused it: {event.name} (0x{event.code:02X})"
+        loop = asyncio.get_running_loop()
         if stored is None:
             log.warning("uplink snapshot refused topic=%s reason=%s", item.topic, event.name)
+            if event.code not in _FINAL_REFUSALS:
+                loop.call_later(RETRY_S, self._renew, item.topic)
             return
         key = (stored.stream, stored.seq)
         self._refusals[key] += 1
@@ -538,12 +541,15 @@ class Uplink:
             del self._refusals[key]
             self._give_up(item, reason)
             return
-        loop = asyncio.get_running_loop()
         loop.call_later(RETRY_S, self._retry, item, self._connection)
 
     def _retry(self, item: Item, connection: Connection | None) -> None:
         if connection is self._connection and self._is_ready:
             self._publish(item)
+
+    def _renew(self, topic: str) -> None:
+        self._outbox.renew_retained(topic)
+        self._pump()
 
     def _on_message(self, event: Message) -> None:
         receipt = wire.parse_receipt(event.topic, event.payload, self._identity)

@@ -178,6 +178,11 @@ class Outbox:
         self._retained[topic] = payload
         self._pending[topic] = None
 
+    def renew_retained(self, topic: str) -> None:
+        """Send the topic's snapshot again as it is now, where there is one."""
+        if topic in self._retained:
+            self._pending[topic] = None
+
     def forget_retained(self, topic: str) -> None:
         """Send this snapshot no more: it cannot go."""
         self._retained.pop(topic, None)
