@@ -156,6 +156,8 @@ class Driver:
             max_increments_after_gap=options.max_increments_after_gap,
         )
         self._conditions: dict[str, bool | None] = {}
+        self._settled: dict[Block, tuple[int, ...]] = {}
+        """Registers that said nothing and changed nothing here: the same again say no more."""
         self._blocks = input_blocks(
             self._points.values(),
             words=self._form.words,
@@ -175,6 +177,7 @@ class Driver:
         for condition, active in self._conditions.items():
             if active is not None and (active or condition == "not_ready"):
                 readings.append(DeviceState(condition=condition, active=None))
+        self._settled.clear()
         self._conditions.clear()
         self._levels.clear()
         self._active_reads.clear()
@@ -186,6 +189,16 @@ class Driver:
 
         Source: Moxa ioLogik E1212 manual p. A-7 to A-10.
         """
+        if self._settled.get(block) == registers:
+            return []
+        readings = self._decode(block, registers)
+        if readings:
+            self._settled.clear()
+        elif not any(self._active_reads.values()):  # a contact's reads are counted while it is on
+            self._settled[block] = registers
+        return readings
+
+    def _decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
         fault = refusal(block, self._blocks, registers)
         if fault is not None:
             return [fault]
