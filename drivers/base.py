@@ -360,6 +360,11 @@ class Conditions:
         detail = f"active for {limit_s:g} s" if is_stuck else ""
         return self.turned(f"{signal}_stuck", active=is_stuck, detail=detail)
 
+    @property
+    def is_counting(self) -> bool:
+        """Return whether a signal is active, so that each further read of it counts."""
+        return any(self._active_reads.values())
+
     def lost(self, *also: str) -> list[Reading]:
         """Forget all; return what nobody knows now: what stood, and of ``also`` what was told."""
         unknown: list[Reading] = [

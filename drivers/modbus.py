@@ -1,9 +1,10 @@
 """Modbus lines: blocks of coils and registers over RTU and TCP, and the only use of pymodbus.
 
-pymodbus builds and decodes the messages (its ``framer`` and ``pdu``, pinned in pyproject.toml);
-the pipe, the waiting and the suspicion are ours. Its own client (3.16.1) opens a serial port on
-the event loop, waits with ``asyncio.wait_for``, which on Python 3.11 can lose a cancellation,
-takes a reply with transaction id 0 for any request, and takes a late RTU reply for the next one.
+pymodbus builds the messages (its ``framer`` and ``pdu``, pinned in pyproject.toml); the pipe, the
+waiting, the suspicion and the few lines that take the values out of a checked reply are ours. Its
+own client (3.16.1) opens a serial port on the event loop, waits with ``asyncio.wait_for``, which on
+Python 3.11 can lose a cancellation, takes a reply with transaction id 0 for any request, and takes
+a late RTU reply for the next one.
 
     RTU   [unit 1][function 1][data][CRC-16 2, low byte first]
     TCP   [transaction 2][protocol 2 = 0][length 2][unit 1][function 1][data]
@@ -38,7 +39,7 @@ from typing import Literal, Protocol
 
 from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerRTU, FramerSocket
-from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
+from pymodbus.pdu import DecodePDU, ModbusPDU
 from pymodbus.pdu.bit_message import (
     ReadCoilsRequest,
     ReadDiscreteInputsRequest,
@@ -130,6 +131,7 @@ class _Asked:
     function: int
     data_bytes: int
     text: str
+    is_bits: bool = False
     answer: bytes | None = None
     """The only right reply, where it is known beforehand: that to a write."""
 
@@ -143,6 +145,7 @@ def _asked(unit: int, block: Block) -> _Asked:
         function=request.function_code,
         data_bytes=(block.count + 7) // 8 if is_bits else 2 * block.count,
         text=f"unit {unit}, {block.table} {block.address}+{block.count}",
+        is_bits=is_bits,
     )
 
 
@@ -205,9 +208,9 @@ class ModbusLine:
         self._rest = b""  # TCP only: the head of a message whose tail is still to come
         self._alone_until: dict[int, float] = {}
         self._mailboxes: dict[int, asyncio.Lock] = {}
-        self._decoder = DecodePDU(is_server=False)
-        self._rtu = FramerRTU(self._decoder)
-        self._socket = FramerSocket(self._decoder)
+        decoder = DecodePDU(is_server=False)
+        self._rtu = FramerRTU(decoder)
+        self._socket = FramerSocket(decoder)
 
     def join(self) -> None:
         """Count one more user."""
@@ -239,15 +242,19 @@ class ModbusLine:
         GoneError, NoReplyError, ExceptionReplyError, RefusedReplyError
             All of them LinkError.
         """
-        within = partial(self._request, unit, timeout_s=timeout_s, max_lateness_s=max_lateness_s)
+        asked = _asked(unit, block)
         if not block.questions:
-            return (await within(_asked(unit, block)))[: block.count]
+            values = await self._request(
+                unit, asked, timeout_s=timeout_s, max_lateness_s=max_lateness_s
+            )
+            return values[: block.count]
+        within = partial(self._request, unit, timeout_s=timeout_s, max_lateness_s=max_lateness_s)
         answers: tuple[int, ...] = ()
         async with self._mailboxes.setdefault(unit, asyncio.Lock()):
             for question in block.questions:
                 await within(_asking(unit, question))
                 await asyncio.sleep(question.wait_s)
-                answers += (await within(_asked(unit, block)))[: block.count]
+                answers += (await within(asked))[: block.count]
         return answers
 
     async def write_coils(
@@ -390,14 +397,14 @@ class ModbusLine:
         )
 
     def _values(self, data: bytes, asked: _Asked) -> tuple[int, ...]:
-        reply = self._decoder.decode(data)
-        if isinstance(reply, ExceptionResponse):
-            raise _exception(self.port, asked, reply.exception_code)
-        if reply is None:  # cannot be: form and length were checked
-            raise RefusedReplyError(f"{asked.text} on {self.port}: {data.hex()}", Reason.SYNTAX)
-        if reply.registers:
-            return tuple(reply.registers)
-        return tuple(map(int, reply.bits))
+        """Return what a checked reply holds: registers, or every bit of its bytes, lowest first."""
+        if data[0] & _EXCEPTION:
+            raise _exception(self.port, asked, data[1])
+        if asked.answer is not None:
+            return ()
+        if asked.is_bits:
+            return tuple(byte >> place & 1 for byte in data[2:] for place in range(8))
+        return struct.unpack_from(f">{asked.data_bytes // 2}H", data, 2)
 
 
 class _BrokenError(Exception):

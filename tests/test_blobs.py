@@ -237,8 +237,8 @@ def drained(box: Outbox) -> Outbox:
     return box
 
 
-def label(item: Item | None) -> str | None:
-    if item is None or item.stored is None:
+def label(item: Item | float | None) -> str | None:
+    if not isinstance(item, Item) or item.stored is None:
         return None
     part = "" if item.chunk is None else f".{item.chunk.number}"
     return f"{item.stored.stream}/{item.stored.seq}{part}"
@@ -302,7 +302,7 @@ def test_every_chunk_goes_once_and_before_its_record(records, turns) -> None:
     ]
     taken: list[str] = []
     carrying = False
-    for turn in (*turns, *[True] * (6 * len(records) + 6)):
+    for turn in (*turns, *[True] * (8 * len(records) + 8)):
         if turn and waiting:
             box.stored(waiting.pop(0))
             continue
@@ -311,7 +311,7 @@ def test_every_chunk_goes_once_and_before_its_record(records, turns) -> None:
         if name is not None:
             taken.append(name)
         # A chunk is answered a turn later.
-        carrying = item is not None and item.chunk is not None
+        carrying = isinstance(item, Item) and item.chunk is not None
     expected = []
     for number, (stream, chunks) in enumerate(records, 1):
         parts = [f"{stream}/{number}.{n}" for n in range(chunks if stream != "audit" else 0)]

@@ -341,3 +341,36 @@ def test_tamper_and_saturation_contacts_are_states_of_the_detector_and_no_alarm(
 def test_a_counter_of_the_tamper_contact_is_refused():
     with pytest.raises(ValueError, match="leave its counter out"):
         Options(preset="custom", alarm=COUNTER_ONLY, tamper=Point(contact=4, counter=20))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("contacts"), st.lists(st.integers(0, 1), min_size=4, max_size=4)),
+        st.tuples(st.just("counters"), st.lists(st.sampled_from([0, 1, 3, 70_000]), max_size=4)),
+        st.tuples(st.just("again"), st.just([])),
+        st.tuples(st.just("again"), st.just([])),
+        st.tuples(st.just("silence"), st.just([])),
+    ),
+    max_size=60,
+)
+
+
+@given(steps, st.sampled_from([(), ("alarm",), ("ready",)]))
+@settings(max_examples=300, deadline=None)
+def test_a_poll_that_changed_nothing_says_what_decoding_it_again_would_say(steps, closed):
+    """The comparison is held against a driver that forgets before each decode what was settled."""
+    options = {"preset": "moxa-e1212", "ready_channel": 1, "normally_closed": closed}
+    quick, thorough = (Driver(Options(stuck_after_s=1.0, **options)) for _ in range(2))
+    last = {block: (0,) * block.count for block in quick.blocks()}
+    for name, figures in steps:
+        if name == "silence":
+            assert quick.silence() == thorough.silence()
+            continue
+        if name == "contacts":
+            last[quick.blocks()[0]] = tuple(figures)
+        elif name == "counters":
+            words = [word for each in figures for word in (each >> 16, each & 0xFFFF)]
+            last[quick.blocks()[1]] = tuple(words)
+        for block, registers in last.items():
+            thorough._settled.clear()
+            assert quick.decode(block, registers) == thorough.decode(block, registers)

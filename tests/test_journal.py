@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from agent.clock import Clock
 from agent.delivery.store import retention
 from agent.delivery.store.journal import JournalError, Store
-from agent.delivery.store.thread import Journal
+from agent.delivery.store.thread import BATCH_ITEMS, Journal
 from agent.delivery.wire import WireError
 from agent.records import Record
 from agent.settings import JournalOptions
@@ -30,6 +30,10 @@ def make(folder: Path, *, max_bytes: int = 64 << 20, reserve_bytes: int = 0, clo
         path=str(folder / "journal.db"), max_bytes=max_bytes, reserve_bytes=reserve_bytes
     )
     return Store(options, clock or Clock(), ENCODER)
+
+
+def options_in(folder: Path) -> JournalOptions:
+    return JournalOptions(path=str(folder / "journal.db"), reserve_bytes=0)
 
 
 @contextmanager
@@ -337,6 +341,19 @@ def test_a_full_database_gives_way_to_the_next_alarm(tmp_path) -> None:
         assert "disk_full" in kinds(store)
 
 
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 40_000)), max_size=25))
+@settings(max_examples=40, deadline=None)
+def test_the_store_is_never_fuller_than_it_believes(tmp_path_factory, commits) -> None:
+    with opened(tmp_path_factory.mktemp("grown")) as store:
+        for count, size in commits:
+            many = [alarm(n, text="x" * (size // count)) for n in range(count)]
+            append(store, *many, passage(1, parts=True))
+            store.run([lambda: store.mark_sent("alarm", store.epoch, list(range(1, 9)))])
+            at_most = store._used_at_most_bytes()
+            assert at_most >= store._used_bytes()
+            assert store._used_at_most_bytes() == store._used_bytes()
+
+
 def test_free_pages_count_as_room_and_are_given_back(tmp_path) -> None:
     with opened(tmp_path) as store:
         for start in range(0, 6000, 500):
@@ -564,6 +581,34 @@ def test_a_burst_shares_few_commits_and_a_cancelled_caller_loses_nothing(tmp_pat
         await journal.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_marks_that_wait_share_a_statement_and_none_is_lost(tmp_path) -> None:
+    async def scenario() -> None:
+        journal = Journal(options_in(tmp_path), Clock(), ENCODER, group_s=3600.0)
+        await journal.open()
+        marked: list[list[int]] = []
+        mark = journal._store.mark_sent
+
+        def counted(stream, epoch, seqs) -> None:
+            marked.append(list(seqs))
+            mark(stream, epoch, seqs)
+
+        journal._store.mark_sent = counted  # type: ignore[method-assign]
+        stored = await asyncio.gather(*(journal.append(alarm(n)) for n in range(600)))
+        for each in stored[:100]:
+            journal.mark_sent("alarm", each.epoch, (each.seq,))
+        await journal.append(alarm(1000))
+        assert marked == [list(range(1, 101))]
+        for each in stored[100:]:
+            journal.mark_sent("alarm", each.epoch, (each.seq,))
+        await journal.flush()
+        assert sum(marked, []) == list(range(1, 601))  # noqa: RUF017 - a few
+        assert max(map(len, marked)) <= BATCH_ITEMS
+        assert [row.seq for row in await journal.unsent("alarm", 0, 9)] == [601]
+        await journal.close()
+
+    asyncio.run(scenario())
 
 
 def test_receipts_release_in_the_background_until_nothing_is_left(tmp_path) -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from enum import Enum
 
 import jsonschema
+import numpy as np
 import pytest
 import rfc8785
 from delivery_bench import (
@@ -19,7 +21,7 @@ from delivery_bench import (
     passage,
     stamp,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.delivery import snapshots, wire
@@ -127,6 +129,66 @@ def test_an_audit_member_never_takes_anothers_place() -> None:
 def test_bytes_from_a_device_that_are_no_text_do_not_cost_the_record() -> None:
     data = json.loads(encoded(replace(audit(), data={"line": "a\udcff"})))["data"]
     assert data["line"] == "a?"
+
+
+figures = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    # Where ECMAScript's form changes, and where binary fractions end.
+    st.builds(
+        lambda mantissa, power, sign: sign * mantissa * 10.0**power,
+        st.floats(1.0, 10.0),
+        st.integers(-9, 23),
+        st.sampled_from([1, -1]),
+    ),
+    st.integers(-(2**53), 2**53).map(float),
+    st.integers(-(2**54), 2**54).map(lambda n: n / 4),
+    st.sampled_from([1e21, 1e-7, 1e-6, 1e-4, -0.0, 5.0, 2.0**53, 4503599627370495.5, 5e-324]),
+)
+# Names whose order in UTF-16 is not that of their code points are among these.
+names = st.text("ab\x7fé\uffff\ue000\U00010000\U0001f600", max_size=3) | st.text(
+    st.characters(codec="utf-8"), max_size=3
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | figures
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+TAKEN = ("clock", "kind", "lane", "software")
+
+
+@given(st.dictionaries(names, values, max_size=5))
+@settings(max_examples=500, deadline=None)
+def test_the_bytes_are_those_of_rfc_8785_whatever_is_said(data) -> None:
+    """Held against Trail of Bits' implementation, which encodes every value by itself."""
+    assert not set(data) & set(TAKEN)
+    payload = encoded(replace(audit(), data=data))
+    head = json.loads(payload)["data"]
+    expected = data | {name: head[name] for name in TAKEN}
+    _, _, said = payload.partition(b'"data":')
+    assert said.startswith(rfc8785.dumps(expected) + b",")
+
+
+@given(figures)
+@settings(max_examples=2000, deadline=None)
+def test_every_figure_is_written_as_ecmascript_writes_it(figure) -> None:
+    payload = encoded(replace(audit(), data={"figure": figure}))
+    assert b'"figure":' + rfc8785.dumps(figure) + b"," in payload
+
+
+class Shade(str, Enum):  # noqa: UP042 - the older kind, whose str() is its name
+    DARK = "dark"
+
+
+def test_a_members_value_stands_for_an_enumeration() -> None:
+    data = json.loads(encoded(replace(audit(), data={"shade": Shade.DARK, "one": np.float64(1)})))
+    assert (data["data"]["shade"], data["data"]["one"]) == ("dark", 1)
+
+
+@pytest.mark.parametrize("names", [{"\udcff": 1}, {"deep": {"\udcff": 1}}])
+def test_a_name_that_is_no_text_is_refused(names) -> None:
+    with pytest.raises(WireError, match="no text"):
+        encoded(replace(audit(), data=names))
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**53) + 1, 2**53 - 1))

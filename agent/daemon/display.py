@@ -1,6 +1,7 @@
 """What displays are shown: retained snapshots of the gateway, its lanes and their devices.
 
-A snapshot is no record: it is renewed, never stored, and the newest is all that counts.
+A snapshot is no record: it is renewed, never stored, and the newest is all that counts. A lane's or
+device's that says nothing but a later time is not sent again: the broker keeps the one before.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from agent.clock import Clock
@@ -34,12 +36,14 @@ from agent.lane.options.portals import RpmOptions
 from agent.lane.options.rules import KindOptions
 from agent.lane.options.scales import ScaleOptions
 from agent.lane.step import snapshot
-from agent.records import Stamp
+from agent.records import LaneSnapshot, Stamp
 from agent.settings import Config, LaneConfig
 from agent.version import SOFTWARE
 
 LANE_STATE_AFTER_S = 0.1
 """A lane's snapshot follows its news by so long [wall seconds], once for all news meanwhile."""
+LANE_STATE_EVERY_S = 1.0
+"""Not more often than this, where one piece of news follows the other."""
 
 
 class Display:
@@ -52,6 +56,11 @@ class Display:
         self._identity = identity
         self._clock = clock
         self._uplink = uplink
+        self._shown: dict[str, LaneSnapshot | DeviceSnapshot] = {}
+        """What each topic shows now."""
+        self._shown_by: Uplink | None = None
+        self._sent_at: dict[str, float] = {}
+        """When a lane's was last sent, by its topic [s of the loop]."""
 
     def about(self, lanes: Mapping[str, RunningLane]) -> tuple[str, bytes]:
         """Return topic and payload of what this gateway is."""
@@ -75,7 +84,14 @@ class Display:
         """Renew the lane's snapshot after its news: an alarm does not wait for a display."""
         if lane.publishing is None:
             loop = asyncio.get_running_loop()
-            lane.publishing = loop.call_later(LANE_STATE_AFTER_S, self.renew_lane, lane)
+            now_s = loop.time()
+            every_s = self._clock.wall_delay_s(LANE_STATE_EVERY_S)
+            sent_at = self._sent_at.get(self._lane_topic(lane), now_s - every_s)
+            at = max(now_s + LANE_STATE_AFTER_S, sent_at + every_s)
+            lane.publishing = loop.call_at(at, self.renew_lane, lane)
+
+    def _lane_topic(self, lane: RunningLane) -> str:
+        return wire.lane_topic(self._identity, lane.config.lane_id)
 
     def renew_lane(self, lane: RunningLane) -> None:
         """Show the lane as it is now."""
@@ -83,14 +99,30 @@ class Display:
             lane.publishing.cancel()
             lane.publishing = None
         shot = snapshot(lane.state, self._clock.stamp(), lane.rules)
-        self._uplink().set_retained(*wire.lane_state(self._identity, shot))
+        topic = self._lane_topic(lane)
+        before = self._before(topic)
+        if not isinstance(before, LaneSnapshot) or replace(before, stamp=shot.stamp) != shot:
+            self._shown[topic] = shot
+            self._sent_at[topic] = asyncio.get_running_loop().time()
+            self._uplink().set_retained(*wire.lane_state(self._identity, shot))
 
     def renew_devices(self, lane: RunningLane) -> None:
         """Show each of the lane's devices as it is now."""
         now = self._clock.stamp()
         for name in lane.links:
             shot = _device(lane, name, now)
-            self._uplink().set_retained(*wire.device_state(self._identity, shot))
+            topic = wire.device_topic(self._identity, lane.config.lane_id, name)
+            before = self._before(topic)
+            if not isinstance(before, DeviceSnapshot) or replace(before, at=now) != shot:
+                self._shown[topic] = shot
+                self._uplink().set_retained(*wire.device_state(self._identity, shot))
+
+    def _before(self, topic: str) -> LaneSnapshot | DeviceSnapshot | None:
+        """Return what the topic shows; None: nothing, or its publisher does not know it."""
+        if self._shown_by is not self._uplink():
+            self._shown.clear()
+            self._shown_by = self._uplink()
+        return self._shown.get(topic)
 
     def take_back(self, old: LaneConfig, new: LaneConfig | None) -> None:
         """Leave no snapshot of a lane or device that is no more; an empty message removes it."""
@@ -103,6 +135,8 @@ class Display:
         if new is None:
             topics.append(wire.lane_topic(self._identity, old.lane_id))
         for topic in topics:
+            self._shown.pop(topic, None)
+            self._sent_at.pop(topic, None)
             self._uplink().set_retained(topic, b"")
 
     def renew_health(self, config: Config, stats: JournalStats) -> None:

@@ -351,21 +351,25 @@ class Uplink:
     # ------------------------------------------------------------ sending
 
     def _pump(self) -> None:
-        """Fill the window."""
+        """Fill the window.
+
+        A timer is set only where the outbox names a later moment at which it has more: whatever
+        else holds it up (the window, a chunk on its way, a reading) calls here when it is over.
+        """
         if not self._is_ready or self._connection is None or self._is_stopping:
             return
         window = self._connection.window(self._options.window)
         now_s = _now_s()
         while len(self._in_flight) < window:
-            item = self._outbox.next(now_s, may_carry=self._carrying is None)
-            if item is None:
+            found = self._outbox.next(now_s, may_carry=self._carrying is None)
+            if not isinstance(found, Item):
+                self._arm_timer(found)
                 break
-            if item.chunk is not None:
-                self._carry(item)
+            if found.chunk is not None:
+                self._carry(found)
             else:
-                self._publish(item)
+                self._publish(found)
         self._fetch()
-        self._arm_timer(now_s)
 
     def _publish(self, item: Item) -> None:
         assert self._connection is not None
@@ -443,11 +447,9 @@ class Uplink:
         self._fetching = None
         self._pump()
 
-    def _arm_timer(self, now_s: float) -> None:
-        wait_s = self._outbox.wait_s(now_s)
-        if wait_s is None or self._timer is not None:
-            return
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer)
+    def _arm_timer(self, at_s: float | None) -> None:
+        if at_s is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(at_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -527,8 +529,11 @@ class Uplink:
         self._refused[event.name] += 1
         stored = item.stored
         reason = f"the broker refused it: {event.name} (0x{event.code:02X})"
+        loop = asyncio.get_running_loop()
         if stored is None:
             log.warning("uplink snapshot refused topic=%s reason=%s", item.topic, event.name)
+            if event.code not in _FINAL_REFUSALS:
+                loop.call_later(RETRY_S, self._renew, item.topic)
             return
         key = (stored.stream, stored.seq)
         self._refusals[key] += 1
@@ -536,12 +541,15 @@ class Uplink:
             del self._refusals[key]
             self._give_up(item, reason)
             return
-        loop = asyncio.get_running_loop()
         loop.call_later(RETRY_S, self._retry, item, self._connection)
 
     def _retry(self, item: Item, connection: Connection | None) -> None:
         if connection is self._connection and self._is_ready:
             self._publish(item)
+
+    def _renew(self, topic: str) -> None:
+        self._outbox.renew_retained(topic)
+        self._pump()
 
     def _on_message(self, event: Message) -> None:
         receipt = wire.parse_receipt(event.topic, event.payload, self._identity)

@@ -178,6 +178,11 @@ class Outbox:
         self._retained[topic] = payload
         self._pending[topic] = None
 
+    def renew_retained(self, topic: str) -> None:
+        """Send the topic's snapshot again as it is now, where there is one."""
+        if topic in self._retained:
+            self._pending[topic] = None
+
     def forget_retained(self, topic: str) -> None:
         """Send this snapshot no more: it cannot go."""
         self._retained.pop(topic, None)
@@ -200,10 +205,13 @@ class Outbox:
         else:
             queue.has_missed = True
 
-    def next(self, now_s: float, *, may_carry: bool = True) -> Item | None:
-        """Return what to publish now, or None: nothing, or not yet.
+    def next(self, now_s: float, *, may_carry: bool = True) -> Item | float | None:
+        """Return what to publish now, or from when on there is more.
 
-        ``may_carry`` False: neither a chunk nor a record that waits behind its chunks.
+        A number: nothing now, but from this moment on, always later than ``now_s`` [s]. None:
+        nothing, however long one waits, before something else is told to this outbox or
+        ``may_carry`` changes. ``may_carry`` False: neither a chunk nor a record that waits behind
+        its chunks.
         """
         if self._greeting:
             return self._greeting.popleft()
@@ -215,9 +223,8 @@ class Outbox:
             topic = next(iter(self._pending))
             del self._pending[topic]
             return Item(topic=topic, payload=self._retained[topic])
-        return self._next_in_turn(now_s, may_carry=may_carry) or self._next_repeat(
-            now_s, may_carry=may_carry
-        )
+        found = self._next_in_turn(now_s, may_carry=may_carry)
+        return self._next_repeat(now_s, may_carry=may_carry) if found is None else found
 
     def carried(self, sha256: str) -> None:
         """Note that the broker has all of a blob: another record may name it in this connection."""
@@ -230,13 +237,6 @@ class Outbox:
         for rank, parts in list(self._parts.items()):
             if parts and parts[0].stored is stored:
                 del self._parts[rank]
-
-    def wait_s(self, now_s: float) -> float | None:
-        """Return after how long ``next`` may have more [s]; None: only once something comes."""
-        has_rows = any(queue.rows for queue in self._queues.values())
-        if has_rows or any(repeat.rows for repeat in self._repeats.values()):
-            return max(0.0, self._allowed_s - now_s)
-        return None
 
     def wants(self) -> Fetch | None:
         """Return what to read from the journal next, or None."""
@@ -293,8 +293,9 @@ class Outbox:
             return self._take(self._live.popleft(), "alarm")
         return None
 
-    def _next_in_turn(self, now_s: float, *, may_carry: bool) -> Item | None:
+    def _next_in_turn(self, now_s: float, *, may_carry: bool) -> Item | float | None:
         is_blocked = False
+        from_s: float | None = None
         for stream, queue in self._queues.items():
             if self._parts.get(stream):
                 if may_carry:
@@ -305,20 +306,22 @@ class Outbox:
             may_go = bool(source) and (may_carry or not source[0].blobs)
             if may_go and queue.fresh:
                 return self._take(queue.fresh.popleft(), stream)
-            if may_go and not is_blocked and self._may_send(now_s):
-                return self._take(queue.rows.popleft(), stream)
+            if may_go and not is_blocked:
+                from_s = self._paced(now_s)
+                if from_s is None:
+                    return self._take(queue.rows.popleft(), stream)
             is_blocked = is_blocked or bool(queue.rows) or not queue.is_drained
-        return None
+        return from_s
 
-    def _next_repeat(self, now_s: float, *, may_carry: bool) -> Item | None:
+    def _next_repeat(self, now_s: float, *, may_carry: bool) -> Item | float | None:
         if not all(each.is_drained and not each.rows for each in self._queues.values()):
             return None
         if self._parts.get(None):
             return self._parts[None].popleft() if may_carry else None
         for repeat in self._repeats.values():
-            may_go = bool(repeat.rows) and (may_carry or not repeat.rows[0].blobs)
-            if may_go and self._may_send(now_s):
-                return self._take(repeat.rows.popleft(), None)
+            if repeat.rows and (may_carry or not repeat.rows[0].blobs):
+                from_s = self._paced(now_s)
+                return self._take(repeat.rows.popleft(), None) if from_s is None else from_s
             if repeat.rows or not repeat.is_done:
                 return None
         return None
@@ -338,11 +341,12 @@ class Outbox:
         self._parts[rank] = parts
         return first
 
-    def _may_send(self, now_s: float) -> bool:
+    def _paced(self, now_s: float) -> float | None:
+        """Count a record from disk as sent and return None, or from when on it may go [s]."""
         if now_s < self._allowed_s:
-            return False
+            return self._allowed_s
         self._allowed_s = max(self._allowed_s, now_s - _BURST_S) + self._step_s
-        return True
+        return None
 
 
 def _chunks(blob: StoredBlob) -> list[Chunk]:

@@ -5,23 +5,26 @@ nothing is sent twice behind our back and nothing waits in it unseen. Facts of p
 rests on, read in its source: an exception in a callback ends its thread while ``is_connected()``
 stays true; a refused publish counts as published; neither Receive Maximum nor Maximum Packet Size
 of the broker is obeyed; ``publish()`` writes to the socket from the caller's thread unless paho's
-own thread runs or a register-write callback is set.
+own thread runs or a register-write callback is set; with ``on_log`` every packet is put into words
+and only a logger is asked first whether it wants them; properties are packed at every publish.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -60,6 +63,35 @@ class Message:
 
 
 Heard = Acknowledged | Message
+
+
+class _PublishProperties(Properties):
+    """Properties of a publish that never change: packed once, not for each message."""
+
+    _packed: bytes
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+        for name, value in values.items():
+            setattr(self, name, value)
+        packed: bytes = super().pack()  # type: ignore[no-untyped-call]
+        object.__setattr__(self, "_packed", packed)  # paho's takes no names but its own
+
+    def pack(self) -> bytes:
+        """Return the bytes as they stand in the packet."""
+        return self._packed
+
+
+class _LastError(logging.Logger):
+    """Takes paho's errors only; the last one may be the one word on why a line was lost."""
+
+    def __init__(self) -> None:
+        super().__init__("paho", logging.ERROR)
+        self.text = ""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Keep what it says; the cause of a failed read, such as a TLS alert, is told here only."""
+        self.text = _alert(record.getMessage())
 
 
 class _TlsSocket(ssl.SSLSocket):
@@ -119,12 +151,14 @@ class Connection:
         self._heard = heard
         self._loop = loop
         self._why: str | None = None
-        self._last_log = ""
+        self._last_error = _LastError()
+        self._untaken: deque[Heard] = deque()
+        self._is_taking = False
         self._client = self._make_client(identity, will)
-        self._record_properties = _properties(ContentType="application/cloudevents+json")
-        self._chunk_properties = _properties(ContentType="application/octet-stream")
-        self._snapshot_properties = _properties(ContentType="application/json")
-        self._live_properties = _properties(MessageExpiryInterval=LIVE_EXPIRY_S)
+        self._record_properties = _PublishProperties(ContentType="application/cloudevents+json")
+        self._chunk_properties = _PublishProperties(ContentType="application/octet-stream")
+        self._snapshot_properties = _PublishProperties(ContentType="application/json")
+        self._live_properties = _PublishProperties(MessageExpiryInterval=LIVE_EXPIRY_S)
         self._thread = threading.Thread(target=self._serve, name="mqtt", daemon=True)
 
     def _make_client(self, identity: Identity, will: bytes) -> paho.Client:
@@ -155,7 +189,7 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
-        client.on_log = self._on_log
+        client.enable_logger(self._last_error)
         client.on_socket_register_write = _let_the_loop_write
         client.on_socket_open = _send_at_once
         return client
@@ -225,7 +259,7 @@ class Connection:
             result = MQTTErrorCode.MQTT_ERR_SUCCESS
             while result == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 result = self._client.loop(timeout=1.0)
-            text = self._why or self._last_log or paho.error_string(result).rstrip(".")
+            text = self._why or self._last_error.text or paho.error_string(result).rstrip(".")
         except (OSError, ValueError) as exc:
             text = _reason(exc)
         finally:
@@ -253,6 +287,13 @@ class Connection:
         """Hand over to the event loop; must not raise, so a loop that has ended is let be."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _hear(self, event: Heard) -> None:
+        """Hand over an event; the loop is woken once for all that it has not taken yet."""
+        self._untaken.append(event)
+        if not self._is_taking:
+            self._is_taking = True
+            self._post(self._take)
 
     def _on_connect(
         self,
@@ -292,8 +333,7 @@ class Connection:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        event = Acknowledged(mid, reason.value, str(reason) if reason.is_failure else "")
-        self._post(self._heard, self, event)
+        self._hear(Acknowledged(mid, reason.value, str(reason) if reason.is_failure else ""))
 
     def _on_message(
         self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage
@@ -302,7 +342,7 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             return  # no topic of ours
-        self._post(self._heard, self, Message(topic, bytes(message.payload)))
+        self._hear(Message(topic, bytes(message.payload)))
 
     def _on_subscribe(
         self,
@@ -313,13 +353,7 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         if any(reason.is_failure for reason in reasons):
-            refused = Acknowledged(0, reasons[0].value, f"subscription: {reasons[0]}")
-            self._post(self._heard, self, refused)
-
-    def _on_log(self, _client: paho.Client, _userdata: object, level: int, text: str) -> None:
-        # The cause of a failed read, such as a TLS alert, is told nowhere else.
-        if level == LogLevel.MQTT_LOG_ERR:
-            self._last_log = _alert(text)
+            self._hear(Acknowledged(0, reasons[0].value, f"subscription: {reasons[0]}"))
 
     # ------------------------------------------------------------ handed over
 
@@ -329,6 +363,15 @@ class Connection:
         if not self.accepted.done():
             self.accepted.set_result(self.name)
 
+    def _take(self) -> None:
+        self._is_taking = False  # first: what comes from here on wakes the loop again
+        try:
+            for _ in range(len(self._untaken)):
+                self._heard(self, self._untaken.popleft())
+        except BaseException:
+            self._post(self._take)  # a bug in one costs the others nothing
+            raise
+
     def _end(self, text: str) -> None:
         if not self.ended.done():
             self.ended.set_result(text)
@@ -337,7 +380,7 @@ class Connection:
 def _let_go(client: paho.Client) -> None:
     """Take our methods from it: in a circle with us it would keep its sockets open."""
     client.on_connect = client.on_disconnect = client.on_publish = None
-    client.on_message = client.on_subscribe = client.on_log = None
+    client.on_message = client.on_subscribe = None
 
 
 def _let_the_loop_write(_client: paho.Client, _userdata: object, _socket: object) -> None:
@@ -350,7 +393,7 @@ def _send_at_once(_client: paho.Client, _userdata: object, line: object) -> None
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _properties(packet: int = PacketTypes.PUBLISH, **values: object) -> Properties:
+def _properties(packet: int, **values: object) -> Properties:
     properties = Properties(packet)  # type: ignore[no-untyped-call]  # paho leaves it untyped
     for name, value in values.items():
         setattr(properties, name, value)

@@ -48,6 +48,8 @@ _TYPES: Final = {
     "pass": "checkpointd.passage.v1",
 }
 _NAMES: dict[type, tuple[str, ...]] = {}
+_ENCODER: Final = msgspec.json.Encoder(order="sorted")
+_PLAIN_DECIMALS_FROM: Final = 1e-4
 _UNIX: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -185,7 +187,7 @@ def iso(utc_us: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _data(record: Record, software: str) -> dict[str, object]:
+def _data(record: Record, software: str) -> dict[str, object] | msgspec.Raw:
     stamp = record.stamp
     data: dict[str, object] = {
         "clock": {
@@ -209,6 +211,7 @@ def _data(record: Record, software: str) -> dict[str, object]:
             if name in data:
                 raise WireError(f"audit {record.kind}: member {name!r} is taken, name it otherwise")
             data[name] = _plain(value, name)
+        return _members(data)
     return data
 
 
@@ -230,20 +233,36 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def _plain(value: object, name: str) -> object:
-    """Return the value in JSON's own types; refuses what JSON cannot say exactly."""
+    """Return the value as the encoder is to say it; refuses what JSON cannot say exactly."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        # An enumeration's member is its text here, whatever it calls itself.
+        text = str.__str__(value)
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
     if isinstance(value, int):
         if not -MAX_INTEGER <= value <= MAX_INTEGER:
             raise WireError(f"{name} = {value}: expected an integer below 2^53")
-        return value
+        return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise WireError(f"{name} = {value}: expected a finite number, or None where unknown")
-        return value
+        return _number(value)
     return _plain_group(value, name)
+
+
+def _number(value: float) -> int | float | msgspec.Raw:
+    """Return a finite figure so that the encoder says it as RFC 8785 does, 3.2.2.3.
+
+    That is the form of ECMAScript: 5.0 is 5 and -0.0 is 0, and an exponent stands only below 1e-6
+    and from 1e21 on. Between the limits here both write the shortest decimals without one.
+    """
+    if abs(value) <= MAX_INTEGER:
+        if value.is_integer():
+            return int(value)
+        if abs(value) >= _PLAIN_DECIMALS_FROM:
+            return float(value)
+    return msgspec.Raw(rfc8785.dumps(value))
 
 
 def _plain_group(value: object, name: str) -> object:
@@ -252,17 +271,31 @@ def _plain_group(value: object, name: str) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(item, name) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item, str(key)) for key, item in value.items()}
+        return _members({str(key): _plain(item, str(key)) for key, item in value.items()})
     if is_dataclass(value):
         return {each: _plain(getattr(value, each), each) for each in _names(type(value))}
     raise WireError(f"{name}: {type(value).__name__} has no place in a message")
 
 
-def _canonical(message: dict[str, object]) -> bytes:
+def _members(members: dict[str, object]) -> dict[str, object] | msgspec.Raw:
+    """Return the members so that the encoder puts them into the order of RFC 8785, 3.2.3.
+
+    That is the order of UTF-16 code units; the encoder's is that of code points, which is the same
+    for ASCII alone.
+    """
+    if all(map(str.isascii, members)):
+        return members
     try:
-        return rfc8785.dumps(message)  # type: ignore[arg-type]  # _plain made it JSON's types
-    except rfc8785.CanonicalizationError as exc:
-        raise WireError(f"message: {exc}") from exc
+        ordered = sorted(members, key=lambda name: name.encode("utf-16-be"))
+    except UnicodeEncodeError as exc:
+        raise WireError(f"message: a member's name is no text: {exc}") from exc
+    said = (_ENCODER.encode(name) + b":" + _ENCODER.encode(members[name]) for name in ordered)
+    return msgspec.Raw(b"{" + b",".join(said) + b"}")
+
+
+def _canonical(message: dict[str, object]) -> bytes:
+    """Return the bytes of RFC 8785; the names of the members are ASCII, the values ``_plain``."""
+    return _ENCODER.encode(message)
 
 
 # ---------------------------------------------------------------- retained snapshots

@@ -32,7 +32,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from drivers.base import Conditions
+from drivers.base import Block, Conditions
 from drivers.counters import Gain, counted_in_gap, resets
 from drivers.inputs import (
     MOXA_CONTACTS_START,
@@ -138,12 +138,26 @@ class Driver(InputModule):
         self._options = options
         self._levels: dict[str, bool] = {}
         self._conditions = Conditions("not_ready", *STATES)
+        self._settled: dict[Block, tuple[int, ...]] = {}
+        """Registers that said nothing and changed nothing here: the same again say no more."""
+
+    def decode(self, block: Block, registers: tuple[int, ...]) -> list[Reading]:
+        """Return what the registers say; never raises."""
+        if self._settled.get(block) == registers:
+            return []
+        readings = super().decode(block, registers)
+        if readings:
+            self._settled.clear()
+        elif not self._conditions.is_counting:
+            self._settled[block] = registers
+        return readings
 
     def silence(self) -> list[Reading]:
         """Forget every level: unknown is not "no alarm". The counters' figures are kept."""
         readings: list[Reading] = []
         if self._levels.get("alarm") is not None or self._counters.is_followed("alarm"):
             readings.append(MetalAlarm(active=None, pulses=None))
+        self._settled.clear()
         self._levels.clear()
         self._counters.gap()
         return readings + self._conditions.lost("not_ready")

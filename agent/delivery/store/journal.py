@@ -39,6 +39,9 @@ CHECK_BYTES: Final = 16 << 20
 T = TypeVar("T")
 _ATTEMPTS: Final = 4
 _FULL_DISK_BYTES: Final = 1 << 16
+_GROWTH_PAGES: Final = 16
+"""A row adds no more than this to its own bytes: a page of each table and index that it stands in,
+and the pages above that are split (SQLite, "Database File Format", 1.6)."""
 _WAL_PAGES: Final = 1000
 _TIGHT_WAL_PAGES: Final = 32
 
@@ -124,6 +127,10 @@ class Store:
         self._events: list[JournalEvent] = []
         self._stored: list[Stored] = []
         self._page_bytes = 4096
+        self._measured_bytes: int | None = None
+        """Used when last measured; None: not yet, of this database."""
+        self._grown_bytes = 0
+        """By so much it has grown since, at most."""
         self._level = 0
         self._tight_bytes: int | None = None
         """Set while the disk is full: passages may not grow the database beyond this."""
@@ -282,6 +289,7 @@ class Store:
 
     def _disconnect(self) -> None:
         db, self._db = self._db, None
+        self._measured_bytes = None
         if db is not None:
             try:
                 db.close()
@@ -338,7 +346,9 @@ class Store:
         reported, stored = len(self._events), len(self._stored)
         db.execute("BEGIN IMMEDIATE")
         try:
+            self._grown_bytes += len(work) * _GROWTH_PAGES * self._page_bytes
             results = [self._one(item) for item in work]
+            self._write_numbers(db, counters)
             db.execute("COMMIT")
         except BaseException:
             self._counters = counters
@@ -349,6 +359,16 @@ class Store:
             raise
         self._watch_level()
         return results
+
+    def _write_numbers(self, db: sqlite3.Connection, before: dict[Stream, _Counter]) -> None:
+        """Write each stream's last number once for all records of the transaction."""
+        for stream, counter in self._counters.items():
+            if counter.last != before[stream].last:
+                # ``sent`` spares a search at the next start; it rides along here.
+                db.execute(
+                    "UPDATE stream SET last=?, sent=? WHERE name=?",
+                    (counter.last, counter.first_unsent - 1, stream),
+                )
 
     @staticmethod
     def _one(item: Callable[[], object]) -> object | WireError | JournalError:
@@ -630,11 +650,7 @@ class Store:
             "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (stream, self._epoch, seq, topic, payload, recorded_us, is_update, _UNSENT),
         )
-        # ``sent`` spares a search at the next start; it rides along here.
-        db.execute(
-            "UPDATE stream SET last=?, sent=? WHERE name=?",
-            (seq, counter.first_unsent - 1, stream),
-        )
+        self._grown_bytes += len(payload) + len(topic) + _GROWTH_PAGES * self._page_bytes
         self._counters[stream] = replace(counter, last=seq)
         stored = Stored(
             stream=stream,
@@ -654,6 +670,7 @@ class Store:
         found: dict[str, StoredBlob] = {}
         for blob in parts:
             chunks = blobs.chunks_of(blob.data)
+            self._grown_bytes += 2 * len(blob.data) + _GROWTH_PAGES * self._page_bytes
             each = StoredBlob(blob.sha256, len(chunks))
             found[each.sha256] = each
             # Bytes that another record has brought already are kept once.
@@ -669,12 +686,14 @@ class Store:
 
     def _make_room(self, stream: Stream) -> None:
         """Drop what the cap no longer allows, before a record of this stream is stored."""
-        used_bytes = self._used_bytes()
         if stream == "pass" and self._tight_bytes is not None:
             cap_bytes, reason = min(self._max_bytes, self._tight_bytes), "the disk is full"
         else:
             cap_bytes, reason = self._max_bytes, "the store is full"
-        if used_bytes + 2 * self._page_bytes <= cap_bytes:
+        need_bytes = 2 * self._page_bytes
+        if self._used_at_most_bytes() + need_bytes <= cap_bytes:
+            return
+        if self._used_bytes() + need_bytes <= cap_bytes:
             return
         self.release_receipted()
         order = retention.FOR_PASSAGE if stream == "pass" else retention.DROP_ORDER
@@ -789,7 +808,14 @@ class Store:
         db = self._connection()
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         (free,) = db.execute("PRAGMA freelist_count").fetchone()
-        return int(pages - free) * self._page_bytes
+        self._measured_bytes, self._grown_bytes = int(pages - free) * self._page_bytes, 0
+        return self._measured_bytes
+
+    def _used_at_most_bytes(self) -> int:
+        """Return what is used, or more: it is measured only where that could make a difference."""
+        if self._measured_bytes is None:
+            return self._used_bytes()
+        return self._measured_bytes + self._grown_bytes
 
     def _disk_free_bytes(self, default: T) -> int | T:
         try:
@@ -798,7 +824,10 @@ class Store:
             return default
 
     def _watch_level(self) -> None:
-        used_bytes, cap_bytes = self._used_bytes(), self._max_bytes
+        cap_bytes = self._max_bytes
+        if self._level == 0 and retention.level(self._used_at_most_bytes(), cap_bytes) == 0:
+            return
+        used_bytes = self._used_bytes()
         now = retention.level(used_bytes, cap_bytes)
         if now > self._level:
             self._report(

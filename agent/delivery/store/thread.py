@@ -22,6 +22,7 @@ from agent.records import Record
 from agent.settings import JournalOptions
 
 T = TypeVar("T")
+_Marks = Callable[[Stream, str, Sequence[int]], None]
 BATCH_ITEMS: Final = 256
 MAINTAIN_EVERY_S: Final = 10.0
 RELEASE_PAUSE_S: Final = 0.05
@@ -75,6 +76,8 @@ class Journal:
         self._on_event = on_event
         self._group_s = group_s
         self._waiting: list[_Item] = []
+        self._marks: dict[tuple[_Marks, Stream, str], list[int]] = {}
+        """Numbers that a waiting item will mark: further ones join it."""
         self._timer: asyncio.TimerHandle | None = None
         self._is_committing = False
         self._is_wanted = False
@@ -131,11 +134,11 @@ class Journal:
 
     def mark_sent(self, stream: Stream, epoch: str, seqs: Sequence[int]) -> None:
         """Remember, within ``group_s``, that the broker has these; a lost mark is a re-send."""
-        self._put(lambda: self._store.mark_sent(stream, epoch, seqs), is_vital=False)
+        self._mark(self._store.mark_sent, stream, epoch, seqs)
 
     def release(self, stream: Stream, epoch: str, seqs: Sequence[int]) -> None:
         """Delete, within ``group_s``, what the broker has; only where delivery is "puback"."""
-        self._put(lambda: self._store.release(stream, epoch, seqs), is_vital=False)
+        self._mark(self._store.release, stream, epoch, seqs)
 
     def receipt(self, stream: Stream, epoch: str, upto: int) -> None:
         """Release, within ``group_s``, what the centre holds: cumulative, idempotent.
@@ -177,6 +180,18 @@ class Journal:
         await future
 
     # ------------------------------------------------------------ within
+
+    def _mark(self, work: _Marks, stream: Stream, epoch: str, seqs: Sequence[int]) -> None:
+        """Let numbers join those that wait to be marked: one statement takes them all."""
+        key = work, stream, epoch
+        waiting = self._marks.get(key)
+        if waiting is None:
+            waiting = self._marks[key] = []
+            joined = waiting
+            self._put(lambda: work(stream, epoch, joined), is_vital=False)
+        waiting.extend(seqs)
+        if len(waiting) >= BATCH_ITEMS:
+            self._commit()
 
     def _park(self, stream: Stream, epoch: str, seq: int, reason: str) -> None:
         self._store.park(stream, epoch, seq, reason)
@@ -232,6 +247,7 @@ class Journal:
             self._is_wanted = True
             return
         items, self._waiting = self._waiting[:BATCH_ITEMS], self._waiting[BATCH_ITEMS:]
+        self._marks.clear()  # from here on the lists are the thread's
         if self._wants_release:
             # Last, so that the receipts of this commit count; once, so that it stays short.
             self._wants_release = False
