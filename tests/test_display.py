@@ -17,6 +17,7 @@ from agent.daemon import display as displays
 from agent.daemon.display import Display
 from agent.daemon.link import Lines, make_link
 from agent.daemon.running_lane import RunningLane
+from agent.lane.alarms import Standing
 
 LANE_TOPIC = f"{IDENTITY.prefix}/lane/{LANE}/state"
 DEVICE_TOPIC = f"{IDENTITY.prefix}/lane/{LANE}/dev/rpm/state"
@@ -53,7 +54,8 @@ class Shown:
 
     def stand(self, number: int) -> None:
         """Let another alarm stand in the lane."""
-        self.lane.state = replace(self.lane.state, standing={("rpm", "silent"): alarm(number)})
+        standing = Standing(standing={("rpm", "silent"): alarm(number)})
+        self.lane.state = replace(self.lane.state, memories={Standing: standing})
 
 
 def in_a_loop(tmp_path, scenario: Callable) -> None:
