@@ -72,7 +72,8 @@ class Half:
     turns: list[Timing]
     judged: Judged
     used: Used
-    pace: dict[str, float]
+    bare: dict[str, dict[str, float]]
+    """How late the bare process woke, and how long its commits took, as `report.spread` says it."""
     throttled: tuple[int, float] | None
     """In how many periods it was stopped, and for how long in all [s]; None: no limit."""
 
@@ -132,13 +133,14 @@ def measured(size: Size, limit: Limit | None) -> Half:
         Asked("lanes", [script, *map(str, arguments)], folder / "site.out") as site,
     ):
         config = rig.write_config(folder, port, site.answer()["files"])
+        bare = [str(rig.HERE / "pace.py"), str(folder / "bare.db")]
         with started(folder, config, limit) as agent:
             devices = size.spectral * (1 + size.panels) + size.counting
             wait_until_ready(agent, size, devices)
             ready_s = (rig.now_ns() - agent.started_ns) / 1e9
             progress(f"all lanes ready after {ready_s:.1f} s")
             before = (0, 0.0) if limit is None else limit.throttled()
-            with Asked("pace", [str(rig.HERE / "pace.py")], folder / "pace.out") as pacer:
+            with Asked("bare process", bare, folder / "pace.out") as pacer:
                 began_ns, lasts_s = rig.now_ns(), site.ask("begin")["lasts_s"]
                 ours = [broker, centre.child, pacer]
                 used = use_while(lasts_s, agent, site, ours)
@@ -156,7 +158,7 @@ def measured(size: Size, limit: Limit | None) -> Half:
             turns=turns,
             judged=judge(told, centre.records()),
             used=used,
-            pace=paced,
+            bare=paced,
             throttled=throttled and (throttled[0] - before[0], throttled[1] - before[1]),
         )
 

@@ -18,8 +18,9 @@ class Judged:
     """All vehicles of all lanes.
 
     ``lost`` have no passage, ``extra`` are passages of no vehicle; ``missed`` had a source and no
-    alarm of radiation, ``false`` none and one. The nuclides of those with a source in a spectral
-    lane: ``named`` rightly, ``misnamed``, or ``unnamed``; ``seen`` had an alarm of their spectrum.
+    alarm of radiation, ``false`` none and one. Of those with a source in a spectral lane ``seen``
+    had an alarm of their spectrum; ``named`` were all their nuclides, ``misnamed`` others or only
+    some of them, ``unnamed`` none.
     """
 
     vehicles: int = 0

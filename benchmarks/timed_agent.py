@@ -23,7 +23,7 @@ from typing import Any
 # A child that the agent may start imports this module anew: nothing happens but below.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-LONG_TURN_NS = 1_000_000
+LONG_TURN_NS = 200_000
 """Turns below this are not kept: there are hundreds a second."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from mosquitto import require_mosquitto
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-NAMES = ("latency", "footprint", "polling", "wheels")
+NAMES = ("latency", "footprint", "polling", "loop", "wheels")
 DEADLINE_S = 90
 
 pytestmark = pytest.mark.broker
@@ -59,6 +59,21 @@ def test_every_change_of_the_polling_benchmark_arrives_once_in_both_arms(runs):
     for arm in ("agent", "bare"):
         assert devices[arm]["arrived"] == devices[arm]["changes"] > 0
     assert devices["agent"]["changes"] == devices["bare"]["changes"]
+
+
+def test_the_loop_benchmark_hears_of_every_vehicle_and_times_every_part(runs):
+    said = said_by(runs, "loop")
+    whole = said["whole"]
+    halves = [whole, said["quarter"]] if "quarter" in said else [whole]
+    assert len(halves) == 2 or "control group" in said["quarter_left_out"]
+    for half in halves:
+        assert half["vehicles"] > half["alarms"] > 0
+        assert (half["vehicles_wrong"], half["missing"]) == (0, 0)
+        # A step is part of a turn; what each adds to the other's clock is far below 1 ms.
+        assert half["longest_turn_ms"] + 1.0 > half["longest_step_ms"] > 0
+        assert half["steps"] > 100
+        assert half["memory_mb"] > 0
+        assert half["throttled_percent"] is None or half is not whole
 
 
 def test_the_daemon_carries_no_library_of_the_tools(runs):
