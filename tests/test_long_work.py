@@ -196,7 +196,7 @@ def test_a_signal_to_stop_leaves_the_worker_to_the_daemon_and_its_end_ends_it():
     [
         (0.005, 0.005, 0.0),  # a processor of its own
         (0.005, 0.003, 0.0),
-        (0.010, 0.0025, 0.010),  # a quarter of one, with the daemon
+        (0.010, 0.0025, 0.020),  # a quarter of one, with the daemon
         (0.300, 0.002, 0.100),  # hardly any
     ],
 )

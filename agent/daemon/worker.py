@@ -28,7 +28,7 @@ NICENESS = 10
 LOOK_EVERY_S = 0.005
 SQUEEZED = 0.5
 """A job that gets less of a processor than this takes it from somebody, and rests."""
-RESTS = 1.0
+RESTS = 2.0
 """So many times as long as it was squeezed."""
 LONGEST_REST_S = 0.1
 
