@@ -17,6 +17,7 @@ and how long is the machine's own part in a long time.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -167,6 +168,8 @@ def main() -> int:
     )
     is_quick: bool = parser.parse_args().quick
     size = QUICK if is_quick else FULL
+    # Ended from outside, too, it takes its processes and its control group along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     progress("the whole machine")
     whole = measured(size, None)
     progress("a quarter of one processor")

@@ -20,6 +20,8 @@ from report import progress
 READY_TIMEOUT_S = 180.0
 LATE_S = 60.0
 """What was said last has so long to arrive."""
+QUIET_S = 3.0
+"""Nothing more is on its way, be it a passage's later form, when nothing has come for so long."""
 SAMPLE_S = 10.0
 
 
@@ -141,14 +143,13 @@ def measured(size: Size, limit: Limit | None) -> Half:
             progress(f"all lanes ready after {ready_s:.1f} s")
             before = (0, 0.0) if limit is None else limit.throttled()
             with Asked("bare process", bare, folder / "pace.out") as pacer:
-                began_ns, lasts_s = rig.now_ns(), site.ask("begin")["lasts_s"]
+                began_ns, begun = rig.now_ns(), site.ask("begin")
                 ours = [broker, centre.child, pacer]
-                used = use_while(lasts_s, agent, site, ours)
+                used = use_while(begun["lasts_s"], agent, site, ours)
                 paced = pacer.ask("tell")
-            over_ns = rig.now_ns()
             throttled = None if limit is None else limit.throttled()
-            told = site.ask("tell")["lanes"]
-            wait_for_passages(centre, sum(len(lane["vehicles"]) for lane in told.values()))
+            wait_for_passages(centre, begun["vehicles"])
+            over_ns, told = rig.now_ns(), site.ask("tell")["lanes"]
         with contextlib.suppress(SystemExit):  # then it is missing below
             rig.wait_for(lambda: has_stopped(centre), "the agent's last record")
         steps, turns = times(folder / "times.json", began_ns, over_ns)
@@ -177,13 +178,19 @@ def wait_until_ready(agent: rig.Child, size: Size, devices: int) -> None:
 
 
 def wait_for_passages(centre: rig.Subscriber, vehicles: int) -> None:
-    """Wait until so many passages have arrived, but not for ever: what is missing is told."""
+    """Wait until so many passages and their later forms are there, but not for ever."""
 
     def have_come() -> bool:
-        records = (record for _, record in centre.records() if record["stream"] == "pass")
-        return len({record["data"]["passage_id"] for record in records}) >= vehicles  # type: ignore[index]  # JSON
+        records = centre.records()
+        passages = {
+            record["data"]["passage_id"]  # type: ignore[index]  # JSON
+            for _, record in records
+            if record["stream"] == "pass"
+        }
+        last_ns = max((arrival.at_ns for arrival, _ in records), default=0)
+        return len(passages) >= vehicles and rig.now_ns() - last_ns > QUIET_S * 1e9
 
-    with contextlib.suppress(SystemExit):
+    with contextlib.suppress(SystemExit):  # what is missing is told
         rig.wait_for(have_come, "the last passage", LATE_S)
 
 

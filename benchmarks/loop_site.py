@@ -3,8 +3,9 @@
     loop_site.py SPECTRAL_LANES PANELS COUNTING_LANES FIRST_S LAST_S
 
 Says the lane files, then answers each line on its standard input with one of JSON. ``begin`` lets
-the traffic begin and says how long it lasts; ``tell`` says the truth of each vehicle and when the
-last byte of its alarming frame was written. Until the traffic begins the lanes are empty and count.
+the traffic begin and says how long it lasts and how many vehicles it is; ``tell`` says the truth of
+each vehicle and when the last byte of its alarming frame was written. Until the traffic begins the
+lanes are empty and count.
 """
 
 from __future__ import annotations
@@ -175,6 +176,10 @@ class Lane:
         left_s = max((t.busy_s[1] for t in self.scene.transits), default=0.0)
         return (left_s - self.clock.now_s()) / self.clock.time_scale
 
+    def size(self) -> int:
+        """Return how many vehicles pass."""
+        return len(self.vehicles)
+
     def told(self) -> dict[str, Any]:
         """Return the truth of its vehicles, in order, and when their alarms were written [ns]."""
         return {
@@ -279,7 +284,8 @@ async def serve(spectral: int, panels: int, counting: int, *between_s: float) ->
         if order.strip() == "begin":
             for lane in lanes.values():
                 lane.begin()
-            _answer({"lasts_s": max(lane.lasts_s for lane in lanes.values())})
+            lasts_s = max(lane.lasts_s for lane in lanes.values())
+            _answer({"lasts_s": lasts_s, "vehicles": sum(map(Lane.size, lanes.values()))})
         else:
             _answer({"lanes": {name: lane.told() for name, lane in lanes.items()}})
 

@@ -35,6 +35,8 @@ def runs():
         if process.poll() is None:
             process.terminate()
             process.communicate(timeout=10)
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()  # of one that nobody asked, too
 
 
 def said_by(runs, name):
