@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import logging.handlers
 import os
@@ -42,6 +43,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         if config is None:
             raise WrongInputError(refused or "no configuration")
         with wrong_input(JournalError):
+            # What is loaded by now stays: later collections need not walk it in the loop.
+            gc.freeze()
             return asyncio.run(_run(config, directory, refused))
     finally:
         listener.stop()
