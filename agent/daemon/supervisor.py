@@ -167,8 +167,8 @@ class Supervisor:
         log.info("agent=stopping")
         lanes = tuple(self._lanes.values())
         await asyncio.gather(*(self._make_safe(lane) for lane in lanes))
-        for lane in lanes:
-            await self._stop_lane(lane)
+        # Together: each may wait for names, and the service manager does not wait for ever.
+        await asyncio.gather(*(self._stop_lane(lane) for lane in lanes))
         await _cancel(own)
         self._faults.clear_all()
         self._audit("stop", {})
